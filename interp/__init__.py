@@ -1,0 +1,89 @@
+"""A workbench for mechanistic interpretability, built around interventions that prove they acted.
+
+The names below load their module when they are first used, so `import interp` costs nothing and
+reading records needs no torch.
+
+>>> sorted(set(__all__) - set(_HOME))
+['__version__']
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.edits import (
+        Add,
+        Clamp,
+        MeanAblate,
+        Patch,
+        Project,
+        ResampleAblate,
+        Scale,
+        ZeroAblate,
+    )
+    from interp.engine.check import check
+    from interp.engine.loading import load
+    from interp.engine.model import Model, Receipt, Run
+    from interp.sites import Site
+
+    __version__: str
+
+__all__ = [
+    "Add",
+    "Clamp",
+    "MeanAblate",
+    "Model",
+    "Patch",
+    "Project",
+    "Receipt",
+    "ResampleAblate",
+    "Run",
+    "Scale",
+    "Site",
+    "ZeroAblate",
+    "__version__",
+    "check",
+    "load",
+]
+
+_HOME = {
+    "Add": "interp.edits",
+    "Clamp": "interp.edits",
+    "MeanAblate": "interp.edits",
+    "Model": "interp.engine.model",
+    "Patch": "interp.edits",
+    "Project": "interp.edits",
+    "Receipt": "interp.engine.model",
+    "ResampleAblate": "interp.edits",
+    "Run": "interp.engine.model",
+    "Scale": "interp.edits",
+    "Site": "interp.sites",
+    "ZeroAblate": "interp.edits",
+    "check": "interp.engine.check",
+    "load": "interp.engine.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return the public name from its own module, or the installed version."""
+    if name == "__version__":
+        return _version()
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    """Return the version that pip installed; `0+source` for a source tree never installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("interp-workbench")
+    except PackageNotFoundError:
+        return "0+source"

@@ -1,0 +1,1 @@
+"""Tasks and data: prompt pairs, generated word problems, JSONL files."""

@@ -1,0 +1,341 @@
+"""Edits: frozen values that say what to do to an activation at a site.
+
+An edit knows no model and holds no state. The engine selects the entries that the edit names
+(prompts, positions, heads, units), hands them to `Edit.new` as one tensor `[n, ...]`, one entry for
+each (prompt, position), and writes the answer back. So an edit can neither touch padding nor
+broadcast: the answer must have exactly the shape of what it was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import EditError, PositionError
+from interp.sites import ATTENTION_MAPS, Positions, Site, parse_positions
+
+Act = Float[Tensor, "n *rest"]
+"""Selected entries of an activation: first axis (prompt, position) pairs, last axes the site's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Where:
+    """Which entries an edit was handed."""
+
+    rows: Int[Tensor, " n"]
+    """The prompt of each entry: its place in the batch."""
+    pos: Int[Tensor, " n"]
+    """The logical token of each entry."""
+    select: Callable[[Tensor], Tensor]
+    """Takes the edit's heads and units from a tensor whose last axes are the site's."""
+    n_rows: int
+    """How many prompts the batch has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit(ABC):
+    """What every edit has: a site, and which prompts, positions, heads and units it acts on.
+
+    Raises:
+        SiteError: the site is misspelt.
+        PositionError: a position is negative or no index.
+        EditError: heads or units on a site that has none, or given twice.
+    """
+
+    site: Site | str
+    _: KW_ONLY
+    positions: Positions | int | list[int] | range = "all"
+    """Logical token indices, `"all"`, or `"new"` (every newly generated token)."""
+    heads: tuple[int, ...] | list[int] | int | None = None
+    """Query-head ids; at `attn.k` and `attn.v` head h means the key-value group that h shares."""
+    units: tuple[int, ...] | list[int] | int | None = None
+    """Indices of the last axis (neurons, coordinates); None for all."""
+    rows: tuple[int, ...] | list[int] | int | None = None
+    """Which prompts of the batch; None for all."""
+
+    def __post_init__(self) -> None:
+        site = Site.parse(self.site)
+        if site.component in ATTENTION_MAPS:
+            raise EditError(
+                f"{site} can be captured, not edited by {type(self).__name__}: edit attn.z, or the "
+                "queries, keys and values that make the pattern."
+            )
+        object.__setattr__(self, "site", site)
+        object.__setattr__(self, "positions", parse_positions(self.positions))
+        for name in ("heads", "units", "rows"):
+            object.__setattr__(self, name, _indices(name, getattr(self, name)))
+        if self.heads is not None and not site.headed:
+            raise EditError(
+                f"{site} has no heads, yet heads={self.heads}: drop the argument, or name a site "
+                "with heads such as attn.z."
+            )
+
+    @abstractmethod
+    def new(self, act: Act, where: Where) -> Act:
+        """Return the new value of the selected entries, in the same shape; `act` is not changed."""
+
+    def __str__(self) -> str:
+        parts = [str(self.site)]
+        for name in ("positions", "heads", "units", "rows"):
+            value = getattr(self, name)
+            if value is not None and value != "all":
+                parts.append(f"{name}={value}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _indices(name: str, value: object) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    many = (value,) if isinstance(value, int) else tuple(value)  # type: ignore[arg-type]
+    wrong = [i for i in many if isinstance(i, bool) or not isinstance(i, int) or i < 0]
+    if wrong or not many or len(set(many)) != len(many):
+        raise EditError(f"{name}={value!r}: give indices from 0, each once, such as (0, 3).")
+    return many
+
+
+@dataclass(frozen=True, eq=False)
+class Patch(Edit):
+    """Replace an activation by the one from another run (an interchange intervention).
+
+    The source has one prompt for each prompt of the batch and its second axis counts logical
+    tokens, as `Run.acts` gives it. `source_positions` names where in the source each of
+    `positions` comes from; by default the same position.
+
+    Raises:
+        EditError: the source's shape is not that of the activation.
+        PositionError: the source has no token at a position.
+    """
+
+    _: KW_ONLY
+    source: Float[Tensor, "batch pos *rest"]
+    source_positions: tuple[int, ...] | list[int] | int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source_positions is None:
+            return
+        there = parse_positions(self.source_positions)
+        object.__setattr__(self, "source_positions", there)
+        if isinstance(self.positions, str) or len(there) != len(self.positions):
+            raise EditError(
+                f"{self}: source_positions={there} must pair with positions one to one; "
+                "give as many of each."
+            )
+
+    def _origin(self, pos: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        if self.source_positions is None:
+            return pos
+        pairs = dict(zip(self.positions, self.source_positions, strict=True))  # type: ignore
+        return torch.tensor([pairs[p] for p in pos.tolist()], dtype=pos.dtype, device=pos.device)
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return the source's entries at the same prompts and positions."""
+        if len(self.source) != where.n_rows:
+            raise EditError(
+                f"{self}: the source holds {len(self.source)} prompts and the batch "
+                f"{where.n_rows}; expand the source to one entry a prompt."
+            )
+        value = _from_source(self, self.source, where.rows, self._origin(where.pos), where)
+        return _same_shape(self, value, act)
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroAblate(Edit):
+    """Replace an activation by zero."""
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return zeros."""
+        return torch.zeros_like(act)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanAblate(Edit):
+    """Replace an activation by its mean over a reference set (see `Run.mean`).
+
+    `mean` has the shape of one token's activation; with one more axis in front it holds a mean for
+    each logical position.
+    """
+
+    _: KW_ONLY
+    mean: Float[Tensor, "*rest"]
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return the mean, at each entry's own position where there is one for each."""
+        pooled = where.select(self.mean) if self.mean.ndim else self.mean
+        if pooled.shape == act.shape[1:]:
+            return pooled.to(act).expand_as(act)
+        _require_source_position(self, self.mean[None], where.pos)
+        return _same_shape(self, where.select(self.mean[where.pos.to(self.mean.device)]), act)
+
+
+@dataclass(frozen=True, eq=False)
+class ResampleAblate(Edit):
+    """Replace an activation by that of a reference prompt at the same position.
+
+    Each prompt takes the donor named in `donors` (one for each prompt of the batch), or else one
+    drawn from a hash of the seed and its place in the batch. Source: Chan et al. 2022, causal
+    scrubbing.
+    """
+
+    _: KW_ONLY
+    source: Float[Tensor, "reference pos *rest"]
+    seed: int = 0
+    donors: tuple[int, ...] | None = None
+
+    def donor(self, row: int) -> int:
+        """Which reference prompt stands in for a prompt of the batch."""
+        if self.donors is None:
+            digest = hashlib.sha256(f"{self.seed}/{row}".encode()).digest()
+            return int.from_bytes(digest[:8], "big") % len(self.source)
+        if row >= len(self.donors) or not 0 <= self.donors[row] < len(self.source):
+            raise EditError(
+                f"{self}: prompt {row} has no donor in donors={self.donors}; give each prompt one "
+                f"of the {len(self.source)} reference prompts."
+            )
+        return self.donors[row]
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return the donors' entries at the same positions."""
+        donors = torch.tensor([self.donor(row) for row in where.rows.tolist()], dtype=torch.long)
+        value = _from_source(self, self.source, donors, where.pos, where)
+        return _same_shape(self, value, act)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Edit):
+    """Add `coefficient` times a vector (steering).
+
+    `vector` has the shape of one token's selected activation: `[d_model]` in the residual stream,
+    `[head, d_head]` at `attn.z` (or `[d_head]`, added to each selected head).
+    """
+
+    _: KW_ONLY
+    vector: Float[Tensor, "*rest"]
+    coefficient: float = 1.0
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return `act + coefficient * vector`."""
+        return act + self.coefficient * _as_one_token(self, self.vector, act)
+
+
+@dataclass(frozen=True, eq=False)
+class Project(Edit):
+    """Remove the part of an activation inside the span of some directions, or keep only that part.
+
+    `directions` is `[d]` or `[k, d]` over the last axis; they need be neither unit nor orthogonal.
+    """
+
+    _: KW_ONLY
+    directions: Float[Tensor, "*k d"]
+    keep: Literal["outside", "inside"] = "outside"
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return the projection onto the complement of the span, or onto the span."""
+        inside = act @ _projector(self, self.directions, act)
+        return act - inside if self.keep == "outside" else inside
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Edit):
+    """Multiply an activation by a factor."""
+
+    _: KW_ONLY
+    factor: float
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return `factor * act`."""
+        return act * self.factor
+
+
+@dataclass(frozen=True, eq=False)
+class Clamp(Edit):
+    """Force an activation, or its coordinate along a direction, into `[low, high]`.
+
+    `value` is short for `low = high = value`: the do-operator. Along a direction only that
+    coordinate changes; the coordinate is in units of the direction's unit vector.
+    """
+
+    _: KW_ONLY
+    low: float | None = None
+    high: float | None = None
+    value: float | None = None
+    direction: Float[Tensor, " d"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value is not None and (self.low is not None or self.high is not None):
+            raise EditError(f"{self}: give value, or low and high, not both.")
+        if self.value is not None:
+            object.__setattr__(self, "low", self.value)
+            object.__setattr__(self, "high", self.value)
+        if self.low is None and self.high is None:
+            raise EditError(f"{self}: Clamp needs low, high or value.")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise EditError(f"{self}: low={self.low} lies above high={self.high}; swap them.")
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return the clamped activation."""
+        if self.direction is None:
+            return act.clamp(self.low, self.high)
+        direction = self.direction.to(act)
+        if direction.shape != act.shape[-1:]:
+            raise EditError(_shape_message(self, "direction", direction, act[0]))
+        unit = direction / direction.norm()
+        along = act @ unit
+        return act + (along.clamp(self.low, self.high) - along)[..., None] * unit
+
+
+def _from_source(
+    edit: Edit, source: Tensor, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"], where: Where
+) -> Tensor:
+    _require_source_position(edit, source, pos)
+    return where.select(source[rows.to(source.device), pos.to(source.device)])
+
+
+def _require_source_position(edit: Edit, source: Tensor, pos: Int[Tensor, " n"]) -> None:
+    if source.ndim < 2 or (len(pos) and int(pos.max()) >= source.shape[1]):
+        raise PositionError(
+            f"{edit}: the source of shape {list(source.shape)} has no token at position "
+            f"{int(pos.max())}; capture it from a prompt that is long enough."
+        )
+
+
+def _same_shape(edit: Edit, value: Tensor, act: Tensor) -> Tensor:
+    if value.shape != act.shape:
+        raise EditError(_shape_message(edit, "source", value[0], act[0]))
+    if value.isnan().any():
+        raise EditError(f"{edit}: the source is NaN at a named position: that is padding.")
+    return value.to(act)
+
+
+def _shape_message(edit: Edit, what: str, given: Tensor, needed: Tensor) -> str:
+    return (
+        f"{edit}: the {what} has shape {list(given.shape)} a token and the activation "
+        f"{list(needed.shape)}; PyTorch would broadcast, so give exactly that shape."
+    )
+
+
+def _as_one_token(edit: Edit, vector: Tensor, act: Tensor) -> Tensor:
+    if vector.shape == act.shape[1:] or (
+        Site.parse(edit.site).headed and vector.shape == act.shape[-1:]
+    ):
+        return vector.to(act)
+    raise EditError(_shape_message(edit, "vector", vector, act[0]))
+
+
+def _projector(edit: Edit, directions: Tensor, act: Tensor) -> Float[Tensor, "d d"]:
+    rows = directions.reshape(-1, directions.shape[-1])
+    if rows.shape[-1] != act.shape[-1]:
+        raise EditError(_shape_message(edit, "directions", rows[0], act[0]))
+    _, singular, basis = torch.linalg.svd(rows.double(), full_matrices=False)
+    basis = basis[singular > 1e-10 * singular.max()]
+    if not len(basis):
+        raise EditError(f"{edit}: all directions are zero, so there is nothing to project.")
+    return (basis.T @ basis).to(act)

@@ -1,0 +1,1 @@
+"""Runs: one model behind one protocol, edited, captured and proved."""

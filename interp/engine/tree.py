@@ -1,0 +1,369 @@
+"""Scoring many continuations of shared prefixes at near the least arithmetic.
+
+All sequences are put into one token tree, so that a prefix that several share is computed once; two
+equal sequences are one path and give one number, exactly. The tree is laid out depth first, small
+branches before large ones, and cut into chunks. Each chunk is one forward pass of the plain model:
+a mask lets every token attend to its ancestors alone, its position is its depth, and the cache
+holds just the path to the next chunk's first token. So the cache is never copied per branch, and
+memory is bounded by the longest sequence and the chunk.
+
+`exact=True` runs one plain forward pass a sequence: the definition, to compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.engine.model import Model
+from interp.errors import InputError, ModelError
+from interp.models.tokens import pad
+
+Progress = Callable[[int, int], None]
+"""Called with tokens done and tokens in all."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A prompt, and the answer whose probability is asked for, as token ids."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a scoring cost, and what one forward pass a sequence would have cost."""
+
+    forwards: int
+    tokens: int
+    naive_forwards: int
+    naive_tokens: int
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.forwards + other.forwards,
+            self.tokens + other.tokens,
+            self.naive_forwards + other.naive_forwards,
+            self.naive_tokens + other.naive_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Teacher-forced log-probabilities, in the order of the continuations."""
+
+    token_logprobs: tuple[tuple[float, ...], ...]
+    """For each continuation the log-probability of each answer token, in nats."""
+    spent: Spent
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The joint log-probability of each answer: the sum over its tokens, in nats."""
+        return [float(sum(each)) for each in self.token_logprobs]
+
+
+@dataclass
+class TokenTree:
+    """A tree of tokens: node i holds `token[i]` after the path to `parent[i]`; roots have -1."""
+
+    token: list[int] = field(default_factory=list)
+    parent: list[int] = field(default_factory=list)
+    depth: list[int] = field(default_factory=list)
+    _child: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def insert(self, ids: Sequence[int]) -> list[int]:
+        """Add a sequence; return the node of each of its tokens."""
+        path, node = [], -1
+        for token in ids:
+            child = self._child.get((node, token))
+            if child is None:
+                child = len(self.token)
+                self._child[node, token] = child
+                self.token.append(token)
+                self.parent.append(node)
+                self.depth.append(0 if node < 0 else self.depth[node] + 1)
+            path.append(child)
+            node = child
+        return path
+
+    def order(self) -> list[int]:
+        """All nodes depth first, at each fork the smallest branch first."""
+        size = [1] * len(self.token)
+        children: dict[int, list[int]] = {}
+        for node in range(len(self.token) - 1, -1, -1):  # a child is made after its parent
+            if self.parent[node] >= 0:
+                size[self.parent[node]] += size[node]
+            children.setdefault(self.parent[node], []).append(node)
+        order, stack = [], sorted(children.get(-1, ()), key=lambda n: -size[n])
+        while stack:
+            node = stack.pop()
+            order.append(node)
+            stack += sorted(children.get(node, ()), key=lambda n: -size[n])
+        return order
+
+    def ancestors(self, node: int) -> list[int]:
+        """The path from the root down to the node, itself left out."""
+        path = []
+        while self.parent[node] >= 0:
+            node = self.parent[node]
+            path.append(node)
+        return path[::-1]
+
+
+@torch.no_grad()
+def score(
+    model: Model,
+    continuations: Sequence[Continuation],
+    *,
+    exact: bool = False,
+    chunk: int = 512,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score answers after prompts, teacher forced.
+
+    Args:
+        model: the plain Hugging Face model of any engine is used; no edits.
+        exact: one plain forward pass a continuation instead of the shared tree.
+        chunk: tokens a forward pass; memory grows with chunk x (longest sequence + chunk). When
+            memory runs out the chunk is halved.
+        progress: called after each forward pass with tokens done and in all.
+
+    Raises:
+        InputError: an empty prompt or answer, or more tokens than the context holds.
+        ModelError: the model's attention cannot take a tree mask; use `exact=True`.
+    """
+    for each in continuations:
+        if not each.prompt or not each.answer:
+            raise InputError("A continuation needs at least one prompt token and one answer token.")
+        length = len(each.prompt) + len(each.answer)
+        if length > model.sizes.n_ctx:
+            raise InputError(
+                f"A sequence of {length} tokens is longer than the context of {model.name}, "
+                f"{model.sizes.n_ctx} tokens: shorten it."
+            )
+    if exact:
+        return _score_exact(model, continuations, progress)
+    return _score_tree(model, continuations, chunk, progress)
+
+
+def _score_exact(
+    model: Model, continuations: Sequence[Continuation], progress: Progress | None
+) -> Scores:
+    total = sum(len(each.prompt) + len(each.answer) - 1 for each in continuations)
+    found, done = [], 0
+    for each in continuations:
+        ids = [*each.prompt, *each.answer[:-1]]
+        batch = pad([ids], pad_id=0, side="right", device=model.device)  # type: ignore[arg-type]
+        keep = torch.arange(len(each.prompt) - 1, len(ids), device=model.device)
+        logits = model.hf(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            logits_to_keep=keep,
+        ).logits[0]
+        found.append(tuple(_logprob(logits, each.answer)))
+        done += len(ids)
+        if progress:
+            progress(done, total)
+    n = len(continuations)
+    return Scores(tuple(found), Spent(n, total, n, total))
+
+
+def _logprob(logits: Float[Tensor, "n d_vocab"], targets: Sequence[int]) -> list[float]:
+    """Log-probability of each target under its row of logits, at least in float32."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    rows = torch.arange(len(targets), device=logits.device)
+    chosen = logits[rows, torch.tensor(targets, device=logits.device)]
+    return (chosen - logits.logsumexp(-1)).tolist()
+
+
+def _score_tree(
+    model: Model,
+    continuations: Sequence[Continuation],
+    chunk: int,
+    progress: Progress | None,
+) -> Scores:
+    tree, wanted = TokenTree(), {}
+    readers: list[list[tuple[int, int]]] = []
+    for each in continuations:
+        path = tree.insert([*each.prompt, *each.answer[:-1]])[len(each.prompt) - 1 :]
+        readers.append(list(zip(path, each.answer, strict=True)))
+        for node, token in readers[-1]:
+            wanted.setdefault(node, set()).add(token)
+    walker = _Walker(model, tree, wanted, chunk, progress)
+    found = walker.walk()
+    naive = sum(len(each.prompt) + len(each.answer) - 1 for each in continuations)
+    spent = Spent(walker.forwards, len(tree.token), len(continuations), naive)
+    return Scores(tuple(tuple(found[reader] for reader in each) for each in readers), spent)
+
+
+class _Walker:
+    """Walks a token tree in chunks, keeping the keys and values of the current path."""
+
+    def __init__(
+        self,
+        model: Model,
+        tree: TokenTree,
+        wanted: dict[int, set[int]],
+        chunk: int,
+        progress: Progress | None,
+    ) -> None:
+        self.forwards = 0
+        self._hf, self._device = model.hf, model.device
+        self._masks = _MaskMaker(model)
+        self._tree, self._wanted, self._progress = tree, wanted, progress
+        self._chunk = max(1, chunk)
+        self._order = tree.order()
+        self._cache: Any = None
+        self._path: list[int] = []  # nodes whose keys and values the cache holds, root first
+
+    def walk(self) -> dict[tuple[int, int], float]:
+        """Return the log-probability of each wanted (node, next token)."""
+        found: dict[tuple[int, int], float] = {}
+        done = 0
+        while done < len(self._order):
+            nodes = self._order[done : done + self._chunk]
+            try:
+                found |= self._step(nodes)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error) or self._chunk == 1:
+                    raise
+                self._chunk = max(1, self._chunk // 2)
+                self._forget_chunk()
+                continue
+            done += len(nodes)
+            self._keep_path_to(self._order[done] if done < len(self._order) else None, nodes)
+            if self._progress:
+                self._progress(done, len(self._order))
+        return found
+
+    def _forget_chunk(self) -> None:
+        """After a failed pass, drop what some layers may have added to the cache."""
+        if self._path:
+            self._cache.crop(len(self._path))
+        else:
+            self._cache = None
+
+    def _step(self, nodes: list[int]) -> dict[tuple[int, int], float]:
+        tree = self._tree
+        if self._cache is None:
+            self._cache = DynamicCache()
+        depth = torch.tensor([[tree.depth[node] for node in nodes]], device=self._device)
+        readers = [i for i, node in enumerate(nodes) if node in self._wanted]
+        keep = torch.tensor(readers or [0], device=self._device)
+        out = self._hf(
+            input_ids=torch.tensor([[tree.token[node] for node in nodes]], device=self._device),
+            attention_mask=self._masks.make(self._visible(nodes), depth[0], self._path_depths()),
+            position_ids=depth,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        self.forwards += 1
+        return self._read(nodes, readers, out.logits[0])
+
+    def _read(
+        self, nodes: list[int], readers: list[int], logits: Float[Tensor, "n d_vocab"]
+    ) -> dict[tuple[int, int], float]:
+        pairs = [
+            (row, nodes[i], t) for row, i in enumerate(readers) for t in self._wanted[nodes[i]]
+        ]
+        if not pairs:
+            return {}
+        rows = torch.tensor([row for row, _, _ in pairs], device=logits.device)
+        values = _logprob(logits[rows], [token for _, _, token in pairs])
+        return {(node, token): value for (_, node, token), value in zip(pairs, values, strict=True)}
+
+    def _path_depths(self) -> Int[Tensor, " path"]:
+        return torch.arange(len(self._path), device=self._device)
+
+    def _visible(self, nodes: list[int]) -> Bool[Tensor, "chunk keys"]:
+        """Which keys (the cached path, then the chunk itself) each node of the chunk may see."""
+        n_path, tree = len(self._path), self._tree
+        on_path = {node: i for i, node in enumerate(self._path)}
+        place = {node: i for i, node in enumerate(nodes)}
+        seen = torch.zeros(len(nodes), n_path + len(nodes), dtype=torch.bool)
+        for i, node in enumerate(nodes):
+            parent = tree.parent[node]
+            if parent in place:
+                seen[i] = seen[place[parent]]
+            elif parent >= 0:
+                seen[i, : on_path[parent] + 1] = True
+            seen[i, n_path + i] = True
+        return seen.to(self._device)
+
+    def _keep_path_to(self, node: int | None, chunk: list[int]) -> None:
+        """Drop all keys and values but those of the ancestors of the next node."""
+        if node is None:
+            self._cache, self._path = None, []
+            return
+        held = {held: i for i, held in enumerate([*self._path, *chunk])}
+        path = self._tree.ancestors(node)
+        columns = torch.tensor([held[each] for each in path], device=self._device)
+        for layer in self._cache.layers:
+            layer.keys = layer.keys.index_select(2, columns.to(layer.keys.device))
+            layer.values = layer.values.index_select(2, columns.to(layer.values.device))
+        self._path = path
+
+
+class _MaskMaker:
+    """Turns visibility into the attention mask that a model takes, sliding windows included."""
+
+    def __init__(self, model: Model) -> None:
+        config = model.hf.config.get_text_config()
+        self._implementation = config._attn_implementation
+        if self._implementation not in ("sdpa", "eager"):
+            raise ModelError(
+                f"The shared token tree needs sdpa or eager attention, and {model.name} uses "
+                f"{self._implementation!r}: pass exact=True, or load it with sdpa."
+            )
+        self._dtype = model.dtype
+        self._window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None) or ()
+        self._kinds = tuple(dict.fromkeys(kinds)) if len(set(kinds)) > 1 else ()
+        if not self._kinds and kinds and kinds[0] != "sliding_attention":
+            self._window = None
+
+    def make(
+        self,
+        visible: Bool[Tensor, "chunk keys"],
+        depth: Int[Tensor, " chunk"],
+        path_depth: Int[Tensor, " path"],
+    ) -> Any:
+        """Return the mask `[1, 1, chunk, keys]`, or one for each kind of layer."""
+        if not self._kinds:
+            return self._finish(self._windowed(visible, depth, path_depth))
+        full = self._finish(visible)
+        windowed = self._finish(self._windowed(visible, depth, path_depth))
+        return {kind: windowed if "sliding" in kind else full for kind in self._kinds}
+
+    def _windowed(
+        self,
+        visible: Bool[Tensor, "chunk keys"],
+        depth: Int[Tensor, " chunk"],
+        path_depth: Int[Tensor, " path"],
+    ) -> Bool[Tensor, "chunk keys"]:
+        if self._window is None:
+            return visible
+        distance = depth[:, None] - torch.cat([path_depth, depth])[None]
+        return visible & (distance < self._window)
+
+    def _finish(self, visible: Bool[Tensor, "chunk keys"]) -> Tensor:
+        mask = visible[None, None]
+        if self._implementation == "sdpa":
+            return mask
+        low = torch.finfo(self._dtype).min
+        return torch.zeros_like(mask, dtype=self._dtype).masked_fill(~mask, low)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text

@@ -1,0 +1,1 @@
+"""Jobs: what a command does, from settings to stored records."""

@@ -1,0 +1,1 @@
+"""Loading models, and the tiny and planted models that the tests stand on."""

@@ -1,0 +1,154 @@
+"""Tokenising, padding and logical positions, in one place.
+
+A batch always carries its mask and its position ids, and says for each column which logical token
+it holds. Special tokens are added once: text that already starts with the tokenizer's first special
+token (a rendered chat template) gets none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import InputError
+
+Side = Literal["left", "right"]
+Inputs = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor
+"""One prompt or several: text, token ids, or a tensor of ids without padding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Prompts padded to one width."""
+
+    ids: Int[Tensor, "batch width"]
+    """Token ids; padding holds the pad token."""
+    index: Int[Tensor, "batch width"]
+    """The logical token of each column, -1 for padding."""
+    mask: Int[Tensor, "batch seen"]
+    """1 for every real token that attention may see, cached ones included."""
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """How many real tokens each prompt has, cached ones included."""
+        return self.mask.sum(1)
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch width"]:
+        """Position ids for the model: the logical token, 0 in padding."""
+        return self.index.clamp(min=0)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether any column is padding."""
+        return bool((self.index < 0).any())
+
+    def column(self, pos: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Return the column that holds a logical token of each prompt."""
+        return (self.index == pos[:, None]).int().argmax(1)
+
+    def align(self, act: Tensor, width: int | None = None) -> Tensor:
+        """Move columns to logical positions: `[batch, width, ...]` with NaN where no token is.
+
+        The second axis of the answer counts logical tokens, whatever the padding side.
+        """
+        width = width or int(self.lengths.max())
+        if not self.ragged and act.shape[1] == width and bool((self.index[:, 0] == 0).all()):
+            return act.clone()
+        out = act.new_full((act.shape[0], width, *act.shape[2:]), float("nan"))
+        rows, columns = (self.index >= 0).nonzero(as_tuple=True)
+        out[rows, self.index[rows, columns]] = act[rows, columns]
+        return out
+
+
+def pad(ids: Sequence[Sequence[int]], *, pad_id: int, side: Side, device: Any = "cpu") -> Batch:
+    """Pad token ids on one side.
+
+    >>> pad([[5, 6], [7]], pad_id=0, side="left").ids.tolist()
+    [[5, 6], [0, 7]]
+    >>> pad([[5, 6], [7]], pad_id=0, side="left").index.tolist()
+    [[0, 1], [-1, 0]]
+    """
+    width = max(len(row) for row in ids)
+    padded, index = [], []
+    for row in ids:
+        gap = width - len(row)
+        tokens, place = list(row), list(range(len(row)))
+        left = side == "left"
+        padded.append([pad_id] * gap + tokens if left else tokens + [pad_id] * gap)
+        index.append([-1] * gap + place if left else place + [-1] * gap)
+    where = torch.tensor(index, device=device)
+    return Batch(torch.tensor(padded, device=device), where, (where >= 0).long())
+
+
+def token_ids(tokenizer: Any, inputs: Inputs, *, d_vocab: int) -> list[list[int]]:
+    """Read inputs as one list of token ids for each prompt.
+
+    Raises:
+        InputError: nothing given, an empty prompt, text without a tokenizer, or an id outside the
+            vocabulary.
+    """
+    if isinstance(inputs, Tensor):
+        inputs = inputs.tolist()
+    prompts: Any = [inputs] if isinstance(inputs, str) else inputs
+    if len(prompts) and isinstance(prompts[0], int):
+        prompts = [prompts]
+    if not len(prompts):
+        raise InputError("No prompt was given: pass text, token ids, or a list of either.")
+    return [_one_prompt(tokenizer, prompt, i, d_vocab) for i, prompt in enumerate(prompts)]
+
+
+def _one_prompt(tokenizer: Any, prompt: Any, i: int, d_vocab: int) -> list[int]:
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise InputError("This model has no tokenizer, so pass token ids instead of text.")
+        ids = encode(tokenizer, prompt)
+    else:
+        ids = [int(token) for token in prompt]
+    if not ids:
+        raise InputError(f"Prompt {i} is empty: a prompt needs at least one token.")
+    outside = [token for token in ids if not 0 <= token < d_vocab]
+    if outside:
+        raise InputError(
+            f"Prompt {i} holds token {outside[0]}, but the vocabulary has {d_vocab} tokens."
+        )
+    return ids
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Tokenise text with its special tokens, once.
+
+    Text that starts with the first special token (as a rendered chat template does) gets no more.
+    """
+    first = tokenizer.bos_token
+    begun = bool(first) and text.startswith(first)
+    return list(tokenizer(text, add_special_tokens=not begun)["input_ids"])
+
+
+def chat(tokenizer: Any, question: str, *, system: str | None = None) -> str:
+    """Render one user turn with the tokenizer's chat template, ready for the answer.
+
+    A tokenizer without a template gets `Question: ...` and `Answer:`.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return f"Question: {question}\nAnswer: "
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": question})
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def pad_token(tokenizer: Any, config: Any) -> int:
+    """Return the id that fills padding: the pad token, else the end-of-text token, else 0."""
+    for holder in (tokenizer, config):
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(holder, name, None)
+            if isinstance(value, list):
+                value = value[0] if value else None
+            if value is not None:
+                return int(value)
+    return 0

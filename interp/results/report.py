@@ -1,0 +1,177 @@
+"""The report of an experiment: one HTML file that a browser opens without a network.
+
+It is drawn from plain rows (a store's tables) and a manifest, never from a model. Its content
+security policy forbids every connection and every script but the three that the page carries,
+named by their hashes, so no text of a model can run or send anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from interp.results import report_html as page
+from interp.results.report_charts import Spec, histogram, legs_chart, position_chart
+from interp.results.report_stats import Row, Step, findings, merge_seeds, scored_rows, summaries
+
+
+def render(
+    manifest: Mapping[str, Any],
+    *,
+    chains: Sequence[Row],
+    steps: Sequence[Row],
+    patch: Sequence[Row] = (),
+) -> str:
+    """Return the report as one HTML page; the same rows give the same bytes.
+
+    `chains` has a row a problem, `steps` a row for each problem, step and seed, `patch` a row
+    for each layer and position. Problems that are marked instead of scored are listed with
+    their reasons.
+
+    Raises:
+        InputError: a step names an unknown problem or holds no finite score, or two patch rows
+            describe one cell.
+    """
+    rows = scored_rows(chains, steps)
+    merged = merge_seeds(rows)
+    sections, charts = [], {}
+    if merged:
+        sections += [_summary_section(rows), _chart_section()]
+        charts |= {
+            "scores": histogram(merged),
+            "places": position_chart(merged),
+            "legs": legs_chart(merged),
+        }
+    if chains:
+        sections += [_chain_section(chains, merged), _section("marked", page.marked_list(chains))]
+    if patch:
+        body, maps = page.patch_section(patch)
+        sections.append(_section("patching", body))
+        charts |= maps
+    sections.append(_section("manifest", page.manifest_table(manifest)))
+    head = _header(manifest, chains, rows, merged)
+    details = {page.step_key(step): page.step_details(step) for step in merged}
+    return _document(_title(manifest), head + "".join(sections), charts, details)
+
+
+TITLES = {
+    "summary": "Summary, with the controls",
+    "figures": "Figures",
+    "chains": "Chains",
+    "marked": "Problems that were not scored",
+    "patching": "Activation patching",
+    "manifest": "How to make this again",
+}
+"""Sections by their anchors."""
+
+
+def _section(name: str, body: str) -> str:
+    return f'<section id="{name}"><h2>{TITLES[name]}</h2>{body}</section>'
+
+
+def _title(manifest: Mapping[str, Any]) -> str:
+    return str(manifest.get("experiment") or "Report")
+
+
+def _header(
+    manifest: Mapping[str, Any], chains: Sequence[Row], rows: Sequence[Row], steps: Sequence[Step]
+) -> str:
+    model = manifest.get("model")
+    if isinstance(model, Mapping):
+        model = model.get("name") or model.get("id")
+    about = " · ".join(str(part) for part in (model, manifest.get("created")) if part)
+    body = f"<h1>{page.esc(_title(manifest))}</h1><p>{page.esc(about)}</p>"
+    if chains:
+        body += page.facts(chains, steps)
+    if chains and not steps:
+        body += '<p class="warning">No problem was scored; the reasons are below.</p>'
+    return f"<header>{body}{page.finding_list(findings(rows))}</header>"
+
+
+def _summary_section(rows: Sequence[Row]) -> str:
+    note = (
+        "TTS is half the sum of |necessity| and |sufficiency|, on the probability scale from 0 "
+        "to 1, averaged over seeds first. The 95% intervals, in small print, resample problems. "
+        "“Above null” subtracts the score of a null rewrite of the same step."
+    )
+    lines = summaries(rows)
+    return _section("summary", f'<p class="note">{note}</p>{page.summary_table(lines)}')
+
+
+def _chart_section() -> str:
+    charts = [
+        page.chart(
+            "scores",
+            "Steps by score",
+            "Numbers above the bars count steps; the controls of the same steps stand beside them.",
+            wide=True,
+        ),
+        page.chart("places", "Score along the chain", "Each fifth of the chain, all problems."),
+        page.chart(
+            "legs",
+            "The two legs of each step",
+            "Signed, mean over seeds: right and up, the step helps the answer; left and down, "
+            "it hurts.",
+        ),
+    ]
+    return _section("figures", f'<div class="charts">{"".join(charts)}</div>')
+
+
+def _chain_section(chains: Sequence[Row], steps: Sequence[Step]) -> str:
+    scored = [chain for chain in chains if chain["status"] == "scored"]
+    if not scored:
+        return _section("chains", "<p>None was scored.</p>")
+    own = {chain["id"]: [s for s in steps if s.problem == chain["id"]] for chain in scored}
+    blocks = (
+        page.chain_block(chain, own[chain["id"]], opened=place < page.OPEN_CHAINS)
+        for place, chain in enumerate(scored)
+    )
+    note = (
+        '<p class="note">Point at a step, tap it or reach it with the Tab key to see its cells.</p>'
+    )
+    return _section("chains", note + page.legend() + page.filters() + "".join(blocks))
+
+
+def _asset(name: str) -> str:
+    return (files("interp.results") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _document(title: str, body: str, charts: Mapping[str, Spec], details: Mapping[str, Any]) -> str:
+    guard, plotly, script = _asset("guard.js"), get_plotlyjs(), _asset("report.js")
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
+        f"form-action 'none'; script-src {_hash(guard)} {_hash(plotly)} {_hash(script)}"
+    )
+    text = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{page.esc(title)}</title>
+<style>{_asset("report.css")}</style>
+<script>{guard}</script>
+</head>
+<body>
+<noscript><p class="warning">Without scripts the figures and the details of steps stay empty.</p>
+</noscript>
+<main>{body}</main>
+<div id="tip" role="tooltip" hidden></div>
+{page.script_json("charts-data", charts)}
+{page.script_json("steps-data", details)}
+<script>{plotly}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+    return text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate cannot be written

@@ -1,0 +1,115 @@
+"""Figures equal the records that they draw, and are drawn again byte by byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from figures.__main__ import main, redraw
+from figures.tts_distribution import figure
+from interp.errors import InputError
+from interp.results import Manifest, Store, cell_key
+
+SCORES = {("p", 0): (0.0, 0.01), ("p", 1): (0.25, 0.35), ("q", 0): (0.9, 0.9), ("q", 1): (0.0, 0.0)}
+"""Two seeds each: means 0.005, 0.3, 0.9 and 0."""
+
+
+def step_rows() -> list[dict]:
+    flags = {"mentions_answer": False, "saturated": False, "verification": False, "op": "edit"}
+    return [
+        {"id": name, "step": step, "seed": seed, "tts": score, "nec": score, "suf": score}
+        | {"position": float(step), "null_tts": 0.03, "random_tts": None if name == "q" else 0.6}
+        | flags
+        for (name, step), scores in SCORES.items()
+        for seed, score in enumerate(scores)
+    ]
+
+
+def chain_rows() -> list[dict]:
+    scored = [{"id": name, "status": "scored", "reason": None} for name in "pq"]
+    return [*scored, {"id": "r", "status": "marked", "reason": "no answer"}]
+
+
+def store_run(folder: Path, tables: dict[str, list[dict]]) -> None:
+    manifest = Manifest(
+        experiment="thinking",
+        settings={},
+        model={},
+        data={},
+        seeds=[0, 1],
+        versions={},
+        commit=None,
+        device="cpu",
+        threads=1,
+        command=["test"],
+        created="2026-01-01T00:00:00Z",
+        code="0",
+    )
+    store = Store.begin(folder, manifest)
+    store.write(cell_key({"cell": 0}), {"cell": 0}, tables, {"seconds": 0.0})
+
+
+def counts(trace) -> dict[str, int]:
+    return {label: n for label, n in zip(trace.x, trace.y, strict=True) if n}
+
+
+def test_the_histogram_counts_every_step_once_in_its_bin():
+    bars, null, random = figure(step_rows(), chain_rows()).data
+    assert counts(bars) == {"≤0.005": 2, "0.3 to 0.5": 1, "≥0.7": 1}
+    assert sum(bars.y) == len(SCORES)
+    assert list(bars.text) == [str(n) for n in bars.y]
+    assert counts(null) == {"0.02 to 0.05": 4}
+    assert counts(random) == {"0.5 to 0.7": 2}
+
+
+def test_the_bins_recomputed_from_the_records_are_the_bars():
+    bars = figure(step_rows(), chain_rows()).data[0]
+    means = [sum(scores) / 2 for scores in SCORES.values()]
+    for label, n in zip(bars.x, bars.y, strict=True):
+        if label.startswith("≤"):
+            assert n == sum(mean <= float(label[1:]) for mean in means)
+        elif label.startswith("≥"):
+            assert n == sum(mean >= float(label[1:]) for mean in means)
+        else:
+            low, high = map(float, label.split(" to "))
+            assert n == sum(low <= mean < high and mean > 0.005 for mean in means)
+
+
+def test_the_title_is_the_finding_and_the_axes_have_units():
+    layout = figure(step_rows(), chain_rows()).layout
+    found = "50% of steps score at most 0.005; 50% at least 0.3, 25% at least 0.7."
+    assert layout.title.text == found
+    assert "0.301; a null rewrite gives 0.030, a random step 0.600." in layout.title.subtitle.text
+    assert layout.xaxis.title.text.startswith("TTS (probability scale")
+    assert layout.yaxis.title.text == "Number of steps"
+
+
+def test_nothing_to_draw_is_said():
+    with pytest.raises(InputError, match=r"^None of the 1 problems was scored"):
+        figure([], [{"id": "r", "status": "marked"}])
+
+
+def test_a_second_run_writes_the_same_bytes(tmp_path):
+    records, out = tmp_path / "records", tmp_path / "out"
+    store_run(records / "tts" / "tiny", {"steps": step_rows(), "chains": chain_rows()})
+    store_run(records / "patch", {"patch": [{"layer": 0}]})  # has no figure of its own
+    paths = redraw(records, out)
+    first = [path.read_bytes() for path in paths]
+    assert [path.name for path in paths] == [
+        "tts-tiny-tts_distribution.html",
+        "tts-tiny-tts_distribution.json",
+    ]
+    assert redraw(records, out) == paths
+    assert [path.read_bytes() for path in paths] == first
+    assert sum(json.loads(first[1])["data"][0]["y"]) == len(SCORES)
+    assert b'src="plotly.min.js"' in first[0]
+    assert b"https://cdn" not in first[0]
+
+
+def test_a_folder_without_a_run_ends_in_one_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--records", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"There is no run under {tmp_path}: a run is a")
