@@ -171,3 +171,13 @@ def weights_hash(hf: PreTrainedModel) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
     return digest.hexdigest()[:32]
+
+
+def tokenizer_hash(tokenizer: Any) -> str | None:
+    """Hash a tokenizer's vocabulary, merges and chat template (32 hex); None without one."""
+    if tokenizer is None:
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    whole = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
+    text = whole + str(getattr(tokenizer, "chat_template", None))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

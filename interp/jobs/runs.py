@@ -1,0 +1,89 @@
+"""What every job shares: its store, its manifest, its progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import interp.results as results
+from interp.engine.model import Model
+from interp.models.weights import tokenizer_hash, weights_hash
+from interp.results import report
+from interp.results.manifest import write_bytes
+
+PACKAGE = Path(__file__).parents[1]
+CODE = tuple(
+    PACKAGE / part
+    for part in ("edits.py", "sites.py", "metrics.py", "models", "engine", "thinking", "patching")
+)
+"""The source that decides numbers; records of another version belong to another run."""
+
+
+def begin(
+    model: Model,
+    *,
+    experiment: str,
+    out: Path,
+    settings: Mapping[str, object],
+    data: Mapping[str, object],
+    seeds: Iterable[int],
+) -> results.Store:
+    """Make or resume the folder of a run.
+
+    Raises:
+        StoreError: the folder belongs to other settings, or is no run.
+    """
+    manifest = results.collect(
+        experiment=experiment,
+        settings=settings,
+        model={
+            "name": model.name,
+            "weights_hash": weights_hash(model.hf),
+            "tokenizer_hash": tokenizer_hash(model.tokenizer),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "engine": model.engine,
+        },
+        data=data,
+        seeds=seeds,
+        device=str(model.device),
+        code=results.source_hash(CODE),
+    )
+    return results.Store.begin(out, manifest)
+
+
+def finish(store: results.Store, order: list[str]) -> None:
+    """Note what the whole run cost, and the order of its cells, in the manifest."""
+    spent: dict[str, float | int] = {}
+    for cell in store.cells():
+        for name, value in cell["spent"].items():
+            spent[name] = spent.get(name, 0) + value
+    later = [key for key in store.keys() if key not in set(order)]
+    store.update_manifest(spent=spent, order=[*order, *later])
+
+
+def write_report(store: results.Store) -> Path:
+    """Write `report.html` into the folder of a run, from its records alone."""
+    from dataclasses import asdict
+
+    html = report.render(
+        asdict(store.manifest),
+        chains=store.rows("chains"),
+        steps=store.rows("steps"),
+        patch=store.rows("patch"),
+    )
+    path = store.folder / "report.html"
+    write_bytes(path, html.encode())
+    return path
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Progress]:
+    """A progress display that vanishes when it is done."""
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        yield bars

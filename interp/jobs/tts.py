@@ -1,0 +1,290 @@
+"""`interp tts`: score every step of many chains of thought, and keep the records."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+import interp.results as results
+from interp.data.rows import Row, read_rows
+from interp.data.word_problems import other_steps
+from interp.engine.loading import load
+from interp.engine.model import Model
+from interp.engine.tree import Spent
+from interp.errors import InputError
+from interp.jobs import runs
+from interp.models.tokens import encode
+from interp.results.manifest import write_bytes
+from interp.thinking import answers
+from interp.thinking.rules import Rules, Target, Think, preset
+from interp.thinking.score import Chain, ChainScore, Problem, prepare, score_chain
+
+NOISE_LIMIT = 0.005
+"""Half precision that moves a probability by more than this hides decorative steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What decides the scores of a run."""
+
+    preset: str = "default"
+    seeds: int = 5
+    target: Target = "own"
+    think: Think = "open"
+    control_seeds: int = 1
+    max_new_tokens: int = 256
+    exact: bool = False
+    audit: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} {getattr(self, name)}: ask for at least 1.")
+        if self.control_seeds < 0:
+            raise InputError(f"--control-seeds {self.control_seeds}: give 0 (no controls) or more.")
+
+    @property
+    def rules(self) -> Rules:
+        """The preset with the target and think state asked for."""
+        return replace(preset(self.preset), target=self.target, think=self.think)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ended with."""
+
+    store: results.Store
+    scored: int
+    marked: int
+    warnings: tuple[str, ...]
+
+
+def run(
+    rows: Sequence[Row],
+    model: Model,
+    store: results.Store,
+    settings: Settings,
+    *,
+    memory_gib: float,
+    console: Console,
+) -> Outcome:
+    """Score every row that is not finished yet; a bad row is marked and the others are kept."""
+    order, pool = [], other_steps()
+    with runs.progress(console) as bars:
+        task = bars.add_task("chains", total=len(rows))
+        for row in rows:
+            identity = {"problem": asdict(row), "settings": store.manifest.settings_hash}
+            key = results.cell_key(identity)
+            order.append(key)
+            if not store.has(key):
+                started = time.monotonic()
+                tables, spent = _cell(row, model, settings, pool, memory_gib, bars)
+                seconds = time.monotonic() - started
+                tables["chains"][0]["seconds"] = seconds
+                store.write(key, identity, tables, {**spent, "seconds": seconds})
+            bars.advance(task)
+    runs.finish(store, order)
+    return _outcome(store)
+
+
+def _cell(
+    row: Row,
+    model: Model,
+    settings: Settings,
+    pool: Sequence[str],
+    memory_gib: float,
+    bars: Progress,
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
+    """Compute one row's tables, or the one that says why it is marked."""
+    task = bars.add_task(f"  {row.id[:24]}", total=None)
+    chain = None
+    try:
+        if row.reason:
+            raise InputError(row.reason)
+        chain = prepare(
+            model, _problem(row), settings.rules, max_new_tokens=settings.max_new_tokens
+        )
+        longest = len(encode(model.tokenizer, chain.prompt + chain.text)) + 64
+        result = score_chain(
+            model,
+            chain,
+            settings.rules,
+            seeds=range(settings.seeds),
+            control_seeds=settings.control_seeds,
+            pool=pool,
+            exact=settings.exact,
+            chunk=chunk_for(model, longest, memory_gib),
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    except InputError as error:
+        return {"chains": [_marked(row, chain, str(error))]}, {"forwards": 0, "tokens": 0}
+    finally:
+        bars.remove_task(task)
+    return _tables(row, model, result, settings), _cost(result.spent)
+
+
+def _problem(row: Row) -> Problem:
+    gold = answers.gold_answer(row.answer) if row.answer else None
+    return Problem(row.id, row.question, row.cot, gold, row.spans, row.paraphrases)
+
+
+def chunk_for(model: Model, longest: int, memory_gib: float) -> int:
+    """Tokens a forward pass that keep its activations within a memory limit (at most 512).
+
+    A token of the chunk costs its row of attention scores (all heads, 4 bytes, held twice), its
+    activations and its logits; the cache and the weights come on top.
+    """
+    sizes = model.sizes
+    scores = 2 * 4 * sizes.n_heads * (longest + 512)
+    a_token = scores + 4 * (40 * sizes.d_model + 2 * sizes.d_vocab)
+    return int(max(16, min(512, memory_gib * 2**30 / a_token)))
+
+
+def _marked(row: Row, chain: Chain | None, reason: str) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "status": "marked",
+        "reason": reason,
+        "question": row.question,
+        "chain": chain.text if chain else row.cot,
+        "gold": answers.gold_answer(row.answer) if row.answer else None,
+    }
+
+
+def _tables(
+    row: Row, model: Model, result: ChainScore, settings: Settings
+) -> dict[str, list[dict[str, Any]]]:
+    chain, spent = result.chain, result.spent
+    gold = chain.problem.gold
+    about = {
+        "id": row.id,
+        "status": "scored",
+        "reason": None,
+        "question": row.question,
+        "prompt": chain.prompt,
+        "chain": chain.text,
+        "answer": chain.answer,
+        "answer_source": chain.answer_source,
+        "gold": gold,
+        "correct": answers.same_answer(chain.answer, gold) if gold else None,
+        "n_steps": len(chain.steps),
+        "n_tokens": len(encode(model.tokenizer, chain.text)),
+        "truncated": chain.truncated,
+        "n_marked_steps": len(result.marked),
+        "noise": result.noise,
+        "tokens": spent.tokens,
+        "naive_tokens": spent.naive_tokens,
+        "forwards": spent.forwards,
+    }
+    tables = {
+        "chains": [about],
+        "steps": [asdict(step) for step in result.steps],
+        "marked_steps": result.marked,
+    }
+    if settings.audit:
+        tables["audit"] = [_audit_row(asdict(each)) for each in result.audit]
+    return tables
+
+
+def _audit_row(audit: dict[str, Any]) -> dict[str, Any]:
+    lists = {name: list(audit[name]) for name in ("prompt_ids", "answer_ids")}
+    return {**audit, **lists}
+
+
+def _cost(spent: Spent) -> dict[str, float]:
+    return {name: float(value) for name, value in asdict(spent).items()}
+
+
+def _outcome(store: results.Store) -> Outcome:
+    chains = store.rows("chains")
+    marked = [chain for chain in chains if chain["status"] == "marked"]
+    steps = store.rows("marked_steps")
+    warnings = []
+    noisy = [c["noise"] for c in chains if c.get("noise") and c["noise"] > NOISE_LIMIT]
+    if noisy:
+        warnings.append(
+            f"Half precision alone moves a probability by up to {max(noisy):.3g}, more than "
+            f"{NOISE_LIMIT}: use --dtype float32 before you call a step decorative."
+        )
+    if steps:
+        warnings.append(f"{len(steps)} steps could not be scored; see `--table marked_steps`.")
+    return Outcome(store, len(chains) - len(marked), len(marked), tuple(warnings))
+
+
+def write_audit(store: results.Store) -> Path:
+    """Write `audit.jsonl`: one line a scored cell, with the exact token ids."""
+    lines = (json.dumps(row, allow_nan=False) for row in store.rows("audit"))
+    path = store.folder / "audit.jsonl"
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    return path
+
+
+def tts(
+    input: Path,
+    *,
+    model: str,
+    out: Path,
+    settings: Settings,
+    limit: int | None,
+    dtype: str | None,
+    device: str,
+    memory_gib: float,
+    console: Console,
+) -> Outcome:
+    """Read rows, load the model, score, and write records, audit and report."""
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit}: ask for at least 1 row, or leave it out for all.")
+    if memory_gib <= 0:
+        raise InputError(f"--memory-gib {memory_gib}: give a positive number of GiB.")
+    rules = settings.rules  # refuses an unknown preset before anything is loaded
+    rows = read_rows(input, limit=limit)
+    _refuse_file(out)
+    loaded = load(model, dtype=dtype, device=device)
+    _require_text(loaded)
+    store = runs.begin(
+        loaded,
+        experiment="tts",
+        out=out,
+        settings={**asdict(settings), "rules": asdict(rules)},
+        data={"path": str(input), "sha256": results.file_hash(input)},
+        seeds=range(settings.seeds),
+    )
+    outcome = run(rows, loaded, store, settings, memory_gib=memory_gib, console=console)
+    if settings.audit:
+        write_audit(store)
+    runs.write_report(store)
+    return outcome
+
+
+def _refuse_file(out: Path) -> None:
+    """Say before the model is loaded that a folder cannot be made there."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file, and a run needs a folder: pick another.")
+
+
+def _require_text(model: Model) -> None:
+    if model.tokenizer is None:
+        raise InputError(f"{model.name} has no tokenizer, so it cannot read a chain of thought.")
+
+
+def generated_rows(problems: Iterable[Any]) -> list[Row]:
+    """Rows from generated word problems; the model writes the chains."""
+    return [Row(each.id, each.question, None, each.answer) for each in problems]
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the threads for arithmetic on the CPU."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"--threads {threads}: give at least 1.")
+    torch.set_num_threads(threads)
