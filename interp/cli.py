@@ -126,20 +126,20 @@ class Tts:
 
 
 def _print_outcome(outcome, console: Console) -> None:
+    from interp.jobs.runs import rows
     from interp.results import report_stats
 
-    store = outcome.store
-    rows = report_stats.scored_rows(store.rows("chains"), store.rows("steps"))
-    for finding in report_stats.findings(rows):
+    chains, steps = rows(outcome.store, "chains"), rows(outcome.store, "steps")
+    for finding in report_stats.findings(report_stats.scored_rows(chains, steps)):
         console.print(f"{finding.title} {finding.detail}", soft_wrap=True, markup=False)
     for warning in outcome.warnings:
         console.print(f"Warning: {warning}", soft_wrap=True, markup=False)
     console.print(f"{outcome.scored} chains scored, {outcome.marked} marked.", markup=False)
-    for chain in store.rows("chains"):
+    for chain in chains:
         if chain["status"] == "marked":
             line = f"  marked {chain['id']}: {chain['reason']}"
             console.print(line, soft_wrap=True, markup=False)
-    console.print(f"Records and report: {store.folder}", soft_wrap=True, markup=False)
+    console.print(f"Records and report: {outcome.store.folder}", soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +157,11 @@ class Results:
 
     def main(self, console: Console) -> int:
         from interp.errors import InputError, nearest
+        from interp.jobs.runs import table_names
         from interp.results import Store, render
 
         store = Store.open(self.folder)
-        known = sorted({name for cell in store.cells() for name in cell["tables"]})
+        known = table_names(store)
         if self.table not in known:
             raise InputError(
                 f"The run {self.folder} has no table {self.table!r}; it has: "

@@ -272,24 +272,27 @@ class Clamp(Edit):
         super().__post_init__()
         if self.value is not None and (self.low is not None or self.high is not None):
             raise EditError(f"{self}: give value, or low and high, not both.")
-        if self.value is not None:
-            object.__setattr__(self, "low", self.value)
-            object.__setattr__(self, "high", self.value)
-        if self.low is None and self.high is None:
+        low, high = self.bounds
+        if low is None and high is None:
             raise EditError(f"{self}: Clamp needs low, high or value.")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise EditError(f"{self}: low={self.low} lies above high={self.high}; swap them.")
+        if low is not None and high is not None and low > high:
+            raise EditError(f"{self}: low={low} lies above high={high}; swap them.")
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """The lowest and highest value allowed."""
+        return (self.low, self.high) if self.value is None else (self.value, self.value)
 
     def new(self, act: Act, where: Where) -> Act:
         """Return the clamped activation."""
         if self.direction is None:
-            return act.clamp(self.low, self.high)
+            return act.clamp(*self.bounds)
         direction = self.direction.to(act)
         if direction.shape != act.shape[-1:]:
             raise EditError(_shape_message(self, "direction", direction, act[0]))
         unit = direction / direction.norm()
         along = act @ unit
-        return act + (along.clamp(self.low, self.high) - along)[..., None] * unit
+        return act + (along.clamp(*self.bounds) - along)[..., None] * unit
 
 
 def _from_source(

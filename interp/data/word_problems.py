@@ -29,9 +29,41 @@ def word_problems(n: int, *, seed: int = 0) -> list[WordProblem]:
 
 
 def _problem(seed: int, i: int) -> WordProblem:
+    """One, one and two operations in turn, so that a small model answers some of them."""
     rng = random.Random(f"{seed}/{i}")
-    name, friend = rng.sample(NAMES, 2)
-    things = rng.choice(THINGS)
+    question, solution, answer = (_gives, _each_day, _finds_and_gives)[i % 3](rng)
+    return WordProblem(f"word-{seed}-{i}", question, solution, str(answer))
+
+
+def _gives(rng: random.Random) -> tuple[str, str, int]:
+    (name, friend), things = rng.sample(NAMES, 2), rng.choice(THINGS)
+    have, gone = rng.randint(10, 20), rng.randint(2, 8)
+    question = (
+        f"{name} has {have} {things} and gives {gone} to {friend}. "
+        f"How many {things} does {name} have left?"
+    )
+    solution = (
+        f"{name} starts with {have} {things}. "
+        f"Giving {gone} to {friend} leaves {have} - {gone} = {have - gone} {things}."
+    )
+    return question, solution, have - gone
+
+
+def _each_day(rng: random.Random) -> tuple[str, str, int]:
+    name, things = rng.choice(NAMES), rng.choice(THINGS)
+    many, days = rng.randint(2, 9), rng.randint(3, 9)
+    question = (
+        f"{name} finds {many} {things} a day. How many {things} does {name} find in {days} days?"
+    )
+    solution = (
+        f"Each day brings {many} {things}. "
+        f"In {days} days {name} finds {many} * {days} = {many * days} {things}."
+    )
+    return question, solution, many * days
+
+
+def _finds_and_gives(rng: random.Random) -> tuple[str, str, int]:
+    (name, friend), things = rng.sample(NAMES, 2), rng.choice(THINGS)
     have, more, gone = rng.randint(8, 20), rng.randint(3, 9), rng.randint(2, 6)
     question = (
         f"{name} has {have} {things}. {name} finds {more} more and gives {gone} to {friend}. "
@@ -43,7 +75,7 @@ def _problem(seed: int, i: int) -> WordProblem:
         f"After finding {more} more, {name} has {have} + {more} = {total} {things}. "
         f"Giving {gone} to {friend} leaves {total} - {gone} = {total - gone} {things}."
     )
-    return WordProblem(f"word-{seed}-{i}", question, solution, str(total - gone))
+    return question, solution, total - gone
 
 
 def other_steps() -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from interp.errors import InterpError
 from interp.models.addresses import AddressBook
 from interp.sites import ATTENTION_MAPS, INSIDE_ATTENTION, Site
 
-
 ALONE = EXPLICIT | {"attn.result"}
 """Components whose tap changes how attention is computed: its rounding is compared with its own."""
 

@@ -178,11 +178,15 @@ def _score_exact(
 
 
 def _logprob(logits: Float[Tensor, "n d_vocab"], targets: Sequence[int]) -> list[float]:
-    """Log-probability of each target under its row of logits, at least in float32."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """Log-probability of each target under its row of logits, at least in float32.
+
+    torch's own `log_softmax`, as anyone would recompute it: over a vocabulary of 49,152 its float32
+    sum is off by about 1e-5 a token, more than the rest of a forward pass.
+    """
     rows = torch.arange(len(targets), device=logits.device)
-    chosen = logits[rows, torch.tensor(targets, device=logits.device)]
-    return (chosen - logits.logsumexp(-1)).tolist()
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    logprobs = torch.log_softmax(logits, dim=-1, dtype=exact)
+    return logprobs[rows, torch.tensor(targets, device=logits.device)].tolist()
 
 
 def _score_tree(

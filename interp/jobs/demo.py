@@ -33,10 +33,10 @@ def demo(*, model: str, out: Path, problems: int, seeds: int, seed: int, console
     if problems < 1:
         raise InputError(f"--problems {problems}: ask for at least 1.")
     settings = tts.Settings(seeds=seeds, max_new_tokens=160)
-    tts._refuse_file(out)
+    tts.refuse_file(out)
     console.print(f"Loading {model} (converted on first use, then cached).")
     loaded = load(model)
-    tts._require_text(loaded)
+    tts.require_text(loaded)
     pair = indirect_object(1, seed=seed)[0]
     store = runs.begin(
         loaded,
@@ -49,7 +49,7 @@ def demo(*, model: str, out: Path, problems: int, seeds: int, seed: int, console
     grid = _patch(loaded, pair, store, console)
     rows = tts.generated_rows(word_problems(problems, seed=seed))
     outcome = tts.run(rows, loaded, store, settings, memory_gib=2.0, console=console)
-    chains, steps = store.rows("chains"), store.rows("steps")
+    chains, steps = runs.rows(store, "chains"), runs.rows(store, "steps")
     found = report_stats.findings(report_stats.scored_rows(chains, steps))
     sentences = [f"{each.title} {each.detail}" for each in found[:2]] + [_patch_finding(grid)]
     return Demo(runs.write_report(store), tuple(sentences), outcome.marked)

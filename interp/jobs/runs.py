@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import interp.results as results
 from interp.engine.model import Model
 from interp.models.weights import tokenizer_hash, weights_hash
 from interp.results import report
-from interp.results.manifest import write_bytes
+from interp.results.manifest import replace_file
 
 PACKAGE = Path(__file__).parents[1]
 CODE = tuple(
@@ -62,22 +63,30 @@ def finish(store: results.Store, order: list[str]) -> None:
     for cell in store.cells():
         for name, value in cell["spent"].items():
             spent[name] = spent.get(name, 0) + value
-    later = [key for key in store.keys() if key not in set(order)]
+    later = sorted(set(store.keys()) - set(order))
     store.update_manifest(spent=spent, order=[*order, *later])
+
+
+def table_names(store: results.Store) -> list[str]:
+    """The tables that the finished cells of a run hold."""
+    return sorted({name for cell in store.cells() for name in cell["tables"]})
+
+
+def rows(store: results.Store, table: str) -> list[dict[str, Any]]:
+    """A table's rows, none where no cell holds it yet."""
+    return store.rows(table) if table in table_names(store) else []
 
 
 def write_report(store: results.Store) -> Path:
     """Write `report.html` into the folder of a run, from its records alone."""
-    from dataclasses import asdict
-
     html = report.render(
         asdict(store.manifest),
-        chains=store.rows("chains"),
-        steps=store.rows("steps"),
-        patch=store.rows("patch"),
+        chains=rows(store, "chains"),
+        steps=rows(store, "steps"),
+        patch=rows(store, "patch"),
     )
     path = store.folder / "report.html"
-    write_bytes(path, html.encode())
+    replace_file(path, html.encode())
     return path
 
 

@@ -22,7 +22,7 @@ from interp.engine.tree import Spent
 from interp.errors import InputError
 from interp.jobs import runs
 from interp.models.tokens import encode
-from interp.results.manifest import write_bytes
+from interp.results.manifest import replace_file
 from interp.thinking import answers
 from interp.thinking.rules import Rules, Target, Think, preset
 from interp.thinking.score import Chain, ChainScore, Problem, prepare, score_chain
@@ -205,9 +205,9 @@ def _cost(spent: Spent) -> dict[str, float]:
 
 
 def _outcome(store: results.Store) -> Outcome:
-    chains = store.rows("chains")
+    chains = runs.rows(store, "chains")
     marked = [chain for chain in chains if chain["status"] == "marked"]
-    steps = store.rows("marked_steps")
+    steps = runs.rows(store, "marked_steps")
     warnings = []
     noisy = [c["noise"] for c in chains if c.get("noise") and c["noise"] > NOISE_LIMIT]
     if noisy:
@@ -222,9 +222,9 @@ def _outcome(store: results.Store) -> Outcome:
 
 def write_audit(store: results.Store) -> Path:
     """Write `audit.jsonl`: one line a scored cell, with the exact token ids."""
-    lines = (json.dumps(row, allow_nan=False) for row in store.rows("audit"))
+    lines = (json.dumps(row, allow_nan=False) for row in runs.rows(store, "audit"))
     path = store.folder / "audit.jsonl"
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    replace_file(path, ("\n".join(lines) + "\n").encode())
     return path
 
 
@@ -247,9 +247,9 @@ def tts(
         raise InputError(f"--memory-gib {memory_gib}: give a positive number of GiB.")
     rules = settings.rules  # refuses an unknown preset before anything is loaded
     rows = read_rows(input, limit=limit)
-    _refuse_file(out)
+    refuse_file(out)
     loaded = load(model, dtype=dtype, device=device)
-    _require_text(loaded)
+    require_text(loaded)
     store = runs.begin(
         loaded,
         experiment="tts",
@@ -265,13 +265,14 @@ def tts(
     return outcome
 
 
-def _refuse_file(out: Path) -> None:
+def refuse_file(out: Path) -> None:
     """Say before the model is loaded that a folder cannot be made there."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file, and a run needs a folder: pick another.")
 
 
-def _require_text(model: Model) -> None:
+def require_text(model: Model) -> None:
+    """Refuse a model without a tokenizer."""
     if model.tokenizer is None:
         raise InputError(f"{model.name} has no tokenizer, so it cannot read a chain of thought.")
 

@@ -19,7 +19,7 @@ from interp.errors import ModelError, SiteError, nearest
 from interp.sites import ATTENTION_MAPS, INSIDE_ATTENTION, LAYER_COMPONENTS, MODEL_COMPONENTS, Site
 
 QkvLayout = Literal["thirds", "per_head"]
-"""`thirds`: all queries, then all keys, then all values; `per_head`: each head's q, k, v in turn."""
+"""`thirds`: all queries, all keys, all values; `per_head`: the q, k and v of each head in turn."""
 
 
 @dataclass(frozen=True)

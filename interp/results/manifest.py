@@ -282,9 +282,14 @@ def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all: a reader finds the old file or the new one."""
     canonical_json(value, str(path.name))  # refuses before anything is written
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    replace_file(path, text.encode())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file, new or in place of an old one, whole or not at all."""
     part = path.with_name(part_name())
     try:
-        write_bytes(part, text.encode())
+        write_bytes(part, data)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 r"""Read what a model wrote: its chain of thought, its final answer, and what a step says of it.
 
 The final answer must never enter the steps: a step that states it scores by being copied. So the
-chain ends before the closing think tag, and before the sentence that marks the final answer where
-that sentence is the last one. Pure text: no model and no tokenizer.
+chain ends before the closing think tag, and before the sentences that mark the final answer where
+they are the last ones. Pure text: no model and no tokenizer.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def split_output(
     marker = _final_marker(thought)
     if marker is None:
         return Split(thought, None, truncated)
-    block = _block_start(thought, marker)
-    if block is not None:
-        return Split(thought[:block], marker.answer, truncated)
     inside_thought = truncated or after is not None
-    return Split(thought, None if inside_thought else marker.answer, truncated)
+    chain = _without_final_blocks(thought, hashes_end=not inside_thought)
+    if chain == thought and inside_thought:
+        return Split(thought, None, truncated)
+    return Split(chain, marker.answer, truncated)
 
 
 def gold_answer(answer: str) -> str:
@@ -168,6 +168,24 @@ def _last_match(pattern: re.Pattern[str], text: str) -> _Marker | None:
         if answer := _EDGE_END.sub("", _EDGE_START.sub("", match["answer"])):
             return _Marker(match.start(), match.end(), answer)
     return None
+
+
+def _without_final_blocks(text: str, *, hashes_end: bool) -> str:
+    """Cut marked answers off the end, however often they are repeated there.
+
+    With `hashes_end` all that follows a line with `####` goes too: by convention nothing but the
+    answer does, and a model that writes on only says it again.
+    """
+    final = None
+    while (marker := _final_marker(text)) and (not final or mentions(marker.answer, final)):
+        final = final or marker.answer
+        block = _block_start(text, marker)
+        if block is None and hashes_end and text[marker.start :].lstrip().startswith("####"):
+            block = marker.start
+        if block is None:
+            break
+        text = text[:block]
+    return text
 
 
 def _block_start(text: str, marker: _Marker) -> int | None:

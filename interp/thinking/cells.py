@@ -1,4 +1,4 @@
-"""The four cells of every step, as text: intact or perturbed step after intact or perturbed context.
+"""The four cells of every step, as text: the step and its context, each intact or perturbed.
 
 For step i the context is what comes before it; later steps are cut off. The perturbed context C' is
 fixed once for a chain and a seed: the numbers of each step are shifted, text steps are kept. The

@@ -167,3 +167,15 @@ def test_a_self_check_is_seen_at_the_start_of_a_step(text: str):
 )  # fmt: skip
 def test_no_self_check_elsewhere(text: str):
     assert not verification(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4 * 6 = 24.\n#### 24\nThe answer is: 24",
+        "4 * 6 = 24.\nThe answer is 24.\n#### 24\nClara reads 24 pages.",
+        "4 * 6 = 24.\n#### 24\nSo 24.\n#### 24",
+    ],
+)
+def test_an_answer_that_is_marked_again_and_again_leaves_no_trace_in_the_chain(text):
+    assert split_output(text) == Split("4 * 6 = 24.\n", "24", truncated=False)
