@@ -162,8 +162,7 @@ def batch_error(model: Model, edit: Edit, batched: torch.Tensor) -> float:
         if edit.rows is not None and row not in edit.rows:
             edits = []
         else:
-            source = getattr(edit, "source", None)
-            own = {"source": source[row : row + 1]} if isinstance(edit, Patch) else {}
+            own = {"source": edit.source[row : row + 1]} if isinstance(edit, Patch) else {}
             edits = [replace(edit, rows=None, **own)]
         alone = model.run(prompt, edits=edits).logits[0]
         worst = max(worst, gap(alone, batched[row, : len(alone)]))

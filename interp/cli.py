@@ -41,6 +41,7 @@ class Demo:
     """Threads for arithmetic; by default torch's own choice."""
 
     def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
         from interp.jobs.demo import demo
         from interp.jobs.tts import set_threads
 
@@ -98,6 +99,7 @@ class Tts:
     """Threads for arithmetic; by default torch's own choice."""
 
     def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
         from interp.jobs import tts
 
         tts.set_threads(self.threads)
@@ -156,6 +158,7 @@ class Results:
     """Only these columns, in this order."""
 
     def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
         from interp.errors import InputError, nearest
         from interp.jobs.runs import table_names
         from interp.results import Store, render
@@ -188,6 +191,7 @@ class Report:
     """Folder of a run."""
 
     def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
         from interp.jobs.runs import write_report
         from interp.results import Store
 
@@ -210,6 +214,7 @@ class Check:
     """cpu, cuda or cuda:0."""
 
     def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
         from interp.engine.check import check, refusals
         from interp.engine.loading import load
 
@@ -237,6 +242,7 @@ class Models:
     """List the names that can be loaded, and which can load here and now."""
 
     def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
         from interp.models.registry import KNOWN, availability
 
         table = Table("name", "what", "loads here")

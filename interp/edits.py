@@ -12,14 +12,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import EditError, PositionError
-from interp.sites import ATTENTION_MAPS, Positions, Site, parse_positions
+from interp.sites import ATTENTION_MAPS, Site, parse_positions
 
 Act = Float[Tensor, "n *rest"]
 """Selected entries of an activation: first axis (prompt, position) pairs, last axes the site's."""
@@ -51,14 +51,15 @@ class Edit(ABC):
 
     site: Site | str
     _: KW_ONLY
-    positions: Positions | int | list[int] | range = "all"
-    """Logical token indices, `"all"`, or `"new"` (every newly generated token)."""
-    heads: tuple[int, ...] | list[int] | int | None = None
-    """Query-head ids; at `attn.k` and `attn.v` head h means the key-value group that h shares."""
-    units: tuple[int, ...] | list[int] | int | None = None
-    """Indices of the last axis (neurons, coordinates); None for all."""
-    rows: tuple[int, ...] | list[int] | int | None = None
-    """Which prompts of the batch; None for all."""
+    positions: Any = "all"
+    """Logical token indices (one or several), `"all"`, or `"new"` (every newly generated token)."""
+    heads: Any = None
+    """Query-head ids (one or several); at `attn.k` and `attn.v` head h means the key-value group
+    that h shares. None for all."""
+    units: Any = None
+    """Indices of the last axis (neurons, coordinates), one or several; None for all."""
+    rows: Any = None
+    """Which prompts of the batch, one or several; None for all."""
 
     def __post_init__(self) -> None:
         site = Site.parse(self.site)
@@ -90,10 +91,10 @@ class Edit(ABC):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def _indices(name: str, value: object) -> tuple[int, ...] | None:
+def _indices(name: str, value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    many = (value,) if isinstance(value, int) else tuple(value)  # type: ignore[arg-type]
+    many = (value,) if isinstance(value, int) else tuple(value)
     wrong = [i for i in many if isinstance(i, bool) or not isinstance(i, int) or i < 0]
     if wrong or not many or len(set(many)) != len(many):
         raise EditError(f"{name}={value!r}: give indices from 0, each once, such as (0, 3).")
@@ -115,7 +116,7 @@ class Patch(Edit):
 
     _: KW_ONLY
     source: Float[Tensor, "batch pos *rest"]
-    source_positions: tuple[int, ...] | list[int] | int | None = None
+    source_positions: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,7 +133,7 @@ class Patch(Edit):
     def _origin(self, pos: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         if self.source_positions is None:
             return pos
-        pairs = dict(zip(self.positions, self.source_positions, strict=True))  # type: ignore
+        pairs = dict(zip(self.positions, self.source_positions, strict=True))
         return torch.tensor([pairs[p] for p in pos.tolist()], dtype=pos.dtype, device=pos.device)
 
     def new(self, act: Act, where: Where) -> Act:

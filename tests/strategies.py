@@ -64,11 +64,9 @@ class ToyModel(Model):
         config = GPT2Config(n_embd=4, n_layer=1, n_head=4, vocab_size=4, n_positions=16)
         with torch.random.fork_rng(devices=[]):
             super().__init__(GPT2LMHeadModel(config).eval(), None, "toy")  # for its configuration
-        self.n_forwards = 0
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        return Sizes(n_layers=1, n_heads=4, n_kv_heads=2, d_model=4, d_head=2, d_vocab=4, n_ctx=16)
+        self.sizes = Sizes(
+            n_layers=1, n_heads=4, n_kv_heads=2, d_model=4, d_head=2, d_vocab=4, n_ctx=16
+        )
 
     @cached_property
     def book(self) -> AddressBook:
@@ -79,7 +77,6 @@ class ToyModel(Model):
         )
 
     def forward(self, batch, taps, *, cache=None, keep=None):
-        self.n_forwards += 1
 
         def at(site: str, act: Tensor) -> Tensor:
             tap = taps.get(Site.parse(site))

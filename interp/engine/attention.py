@@ -49,7 +49,7 @@ def attention_function(hf: PreTrainedModel, function: Callable[..., Any]) -> Ite
     """Let the model use an attention function of ours, with the masks of its own."""
     before = hf.config.get_text_config()._attn_implementation
     name = f"interp_{id(function):x}"
-    configs = {id(m.config): m.config for m in hf.modules() if hasattr(m, "config")}
+    configs: dict[int, Any] = {id(m.config): m.config for m in hf.modules() if hasattr(m, "config")}
     held = [(config, config._attn_implementation_internal) for config in configs.values()]
     ALL_ATTENTION_FUNCTIONS.register(name, function)
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[before])
@@ -87,7 +87,7 @@ def _each_head(shared: Tensor, n_heads: int) -> Tensor:
 
 
 def _tap_columns(tap: Tap | None, act: Tensor, new: int) -> Tensor:
-    """Tap the last `new` columns of `[batch, head, pos, d_head]`, shown as `[batch, pos, head, d]`."""
+    """Tap the last `new` columns of `[batch, head, pos, d]`, shown as `[batch, pos, head, d]`."""
     if tap is None:
         return act
     edited = tap(act[:, :, -new:].transpose(1, 2))

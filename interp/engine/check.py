@@ -107,7 +107,7 @@ def _noop(model: Model) -> Check:
     error = 0.0
     for site in sites:
         run = held if site in together else model.run(prompts, capture=site)
-        edit = Patch(site, source=run.acts[site])
+        edit = Patch(site, source=run.acts[str(site)])
         again = model.run(prompts, edits=[edit], capture=() if run is held else site)
         error = max(error, _gap(again.logits, run.logits), again.receipt[0].change)
     tolerance = 0.0 if model.engine == "torch" else _tolerance(model)

@@ -209,5 +209,6 @@ def _end_tokens(model: Model) -> set[int]:
     ends: set[int] = set()
     for holder in (model.hf.generation_config, model.hf.config, model.tokenizer):
         value = getattr(holder, "eos_token_id", None)
-        ends |= set(value) if isinstance(value, list | tuple) else {value} - {None}
+        several = value if isinstance(value, list | tuple) else [value]
+        ends |= {int(each) for each in several if each is not None}
     return ends

@@ -86,6 +86,8 @@ class Model(ABC):
         self.tokenizer = tokenizer
         """Its tokenizer, unchanged, or None."""
         self.name = name
+        self.sizes = Sizes.of(hf)
+        """n_layers, n_heads, d_model and the other sizes."""
 
     @cached_property
     def book(self) -> AddressBook:
@@ -94,11 +96,6 @@ class Model(ABC):
         Read and checked by identities when a site is first asked for (one short forward pass).
         """
         return settled_book(self.hf)
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        """n_layers, n_heads, d_model and the other sizes."""
-        return Sizes.of(self.hf)
 
     @property
     def device(self) -> torch.device:

@@ -29,10 +29,7 @@ Tap = Callable[[Tensor], Tensor | None]
 class Host(Protocol):
     """What a session asks of a model."""
 
-    @property
-    def sizes(self) -> Sizes:
-        """n_heads, d_head and the other sizes."""
-        ...
+    sizes: Sizes
 
     def check_sites(self, sites: Iterable[Site]) -> None:
         """Raise SiteError for a site that the engine does not have."""

@@ -25,6 +25,8 @@ from interp.engine.model import Model
 from interp.errors import InputError, ModelError
 from interp.models.tokens import pad
 
+ATTENTION_KINDS = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of layers whose memory of earlier tokens is keys and values alone."""
 Progress = Callable[[int, int], None]
 """Called with tokens done and tokens in all."""
 
@@ -195,7 +197,8 @@ def _score_tree(
     chunk: int,
     progress: Progress | None,
 ) -> Scores:
-    tree, wanted = TokenTree(), {}
+    tree = TokenTree()
+    wanted: dict[int, set[int]] = {}
     readers: list[list[tuple[int, int]]] = []
     for each in continuations:
         path = tree.insert([*each.prompt, *each.answer[:-1]])[len(each.prompt) - 1 :]
@@ -329,10 +332,16 @@ class _MaskMaker:
                 f"The shared token tree needs sdpa or eager attention, and {model.name} uses "
                 f"{self._implementation!r}: pass exact=True, or load it with sdpa."
             )
+        strange = set(getattr(config, "layer_types", None) or ()) - ATTENTION_KINDS
+        if strange:
+            raise ModelError(
+                f"The shared token tree needs attention in every layer, and {model.name} has "
+                f"{', '.join(sorted(strange))}: pass exact=True."
+            )
         self._dtype = model.dtype
         self._window = getattr(config, "sliding_window", None)
-        kinds = getattr(config, "layer_types", None) or ()
-        self._kinds = tuple(dict.fromkeys(kinds)) if len(set(kinds)) > 1 else ()
+        kinds: tuple[str, ...] = tuple(getattr(config, "layer_types", None) or ())
+        self._kinds: tuple[str, ...] = tuple(dict.fromkeys(kinds)) if len(set(kinds)) > 1 else ()
         if not self._kinds and kinds and kinds[0] != "sliding_attention":
             self._window = None
 

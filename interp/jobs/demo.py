@@ -84,7 +84,7 @@ def patch_rows(grid: PatchGrid) -> list[dict[str, Any]]:
 
 
 def _patch_finding(rows: list[dict[str, Any]]) -> str:
-    """Where the answer moves to the last token: the first layer whose last position recovers half."""
+    """From which layer on the last token alone carries half of the answer."""
     last = max(row["pos"] for row in rows)
     at_end = sorted((row["layer"], row["recovered"]) for row in rows if row["pos"] == last)
     layer = next((layer for layer, share in at_end if share >= 0.5), None)

@@ -95,7 +95,7 @@ class AddressBook:
         """
         book = cls(hf, Sizes.of(hf))
         mapping = _component_mapping(hf, book.sizes)
-        modules = dict(hf.named_modules())
+        modules: dict[str, nn.Module] = dict(hf.named_modules())
         for name, component in mapping.items():
             if component.name in modules:
                 book.names[name] = component.name

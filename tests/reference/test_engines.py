@@ -599,7 +599,7 @@ def test_an_edit_of_one_prompt_is_the_same_alone_and_beside_others(tiny_model, t
             assert gap(alone[others], clean[others]) == 0
 
 
-SOME = ("patch", "zero", "project out", "clamp along", "units of two heads")
+SOME = ("patch", "project out", "units of two heads")
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -841,7 +841,7 @@ def test_engines_say_which_sites_they_lack(name, tiny_model):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-neox", "tiny-gemma3", "tiny-mixtral"])
 def test_a_live_model_is_left_as_it_was(name, engine):
     """After runs, captures, a generation and a run that fails half-way."""
     hf = tiny.build(name)
