@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ class Where:
     """Takes the edit's heads and units from a tensor whose last axes are the site's."""
     n_rows: int
     """How many prompts the batch has."""
+    token: tuple[int, ...]
+    """The shape of one token's whole activation at the site, heads and units not yet selected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +145,7 @@ class Patch(Edit):
                 f"{self}: the source holds {len(self.source)} prompts and the batch "
                 f"{where.n_rows}; expand the source to one entry a prompt."
             )
-        value = _from_source(self, self.source, where.rows, self._origin(where.pos), where)
-        return _same_shape(self, value, act)
+        return _from_source(self, self.source, where.rows, self._origin(where.pos), where).to(act)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,11 +170,11 @@ class MeanAblate(Edit):
 
     def new(self, act: Act, where: Where) -> Act:
         """Return the mean, at each entry's own position where there is one for each."""
-        pooled = where.select(self.mean) if self.mean.ndim else self.mean
-        if pooled.shape == act.shape[1:]:
-            return pooled.to(act).expand_as(act)
-        _require_source_position(self, self.mean[None], where.pos)
-        return _same_shape(self, where.select(self.mean[where.pos.to(self.mean.device)]), act)
+        if self.mean.shape == where.token:
+            return where.select(self.mean).to(act).expand_as(act)
+        return _from_source(
+            self, self.mean[None], torch.zeros_like(where.pos), where.pos, where
+        ).to(act)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +193,8 @@ class ResampleAblate(Edit):
 
     def donor(self, row: int) -> int:
         """Which reference prompt stands in for a prompt of the batch."""
+        if not len(self.source):
+            raise EditError(f"{self}: the source holds no reference prompt; give at least one.")
         if self.donors is None:
             digest = hashlib.sha256(f"{self.seed}/{row}".encode()).digest()
             return int.from_bytes(digest[:8], "big") % len(self.source)
@@ -205,8 +208,7 @@ class ResampleAblate(Edit):
     def new(self, act: Act, where: Where) -> Act:
         """Return the donors' entries at the same positions."""
         donors = torch.tensor([self.donor(row) for row in where.rows.tolist()], dtype=torch.long)
-        value = _from_source(self, self.source, donors, where.pos, where)
-        return _same_shape(self, value, act)
+        return _from_source(self, self.source, donors, where.pos, where).to(act)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +292,7 @@ class Clamp(Edit):
             return act.clamp(*self.bounds)
         direction = self.direction.to(act)
         if direction.shape != act.shape[-1:]:
-            raise EditError(_shape_message(self, "direction", direction, act[0]))
+            raise EditError(_shape_message(self, "direction", direction.shape, act.shape[-1:]))
         unit = direction / direction.norm()
         along = act @ unit
         return act + (along.clamp(*self.bounds) - along)[..., None] * unit
@@ -299,30 +301,26 @@ class Clamp(Edit):
 def _from_source(
     edit: Edit, source: Tensor, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"], where: Where
 ) -> Tensor:
-    _require_source_position(edit, source, pos)
-    return where.select(source[rows.to(source.device), pos.to(source.device)])
-
-
-def _require_source_position(edit: Edit, source: Tensor, pos: Int[Tensor, " n"]) -> None:
-    if source.ndim < 2 or (len(pos) and int(pos.max()) >= source.shape[1]):
+    """Take entries of `[row, pos, ...]`; refuse another shape, a missing token and padding."""
+    if source.shape[2:] != where.token:
+        name = "mean" if isinstance(edit, MeanAblate) else "source"
+        given = source[0] if name == "mean" else source[0, 0] if source.ndim > 1 else source
+        raise EditError(_shape_message(edit, name, given.shape, where.token))
+    if len(pos) and int(pos.max()) >= source.shape[1]:
         raise PositionError(
-            f"{edit}: the source of shape {list(source.shape)} has no token at position "
+            f"{edit}: the source of {source.shape[1]} tokens has no token at position "
             f"{int(pos.max())}; capture it from a prompt that is long enough."
         )
-
-
-def _same_shape(edit: Edit, value: Tensor, act: Tensor) -> Tensor:
-    if value.shape != act.shape:
-        raise EditError(_shape_message(edit, "source", value[0], act[0]))
+    value = where.select(source[rows.to(source.device), pos.to(source.device)])
     if value.isnan().any():
         raise EditError(f"{edit}: the source is NaN at a named position: that is padding.")
-    return value.to(act)
+    return value
 
 
-def _shape_message(edit: Edit, what: str, given: Tensor, needed: Tensor) -> str:
+def _shape_message(edit: Edit, what: str, given: Sequence[int], needed: Sequence[int]) -> str:
     return (
-        f"{edit}: the {what} has shape {list(given.shape)} a token and the activation "
-        f"{list(needed.shape)}; PyTorch would broadcast, so give exactly that shape."
+        f"{edit}: the {what} has shape {list(given)} a token and the activation {list(needed)}; "
+        "PyTorch would broadcast, so give exactly that shape."
     )
 
 
@@ -331,13 +329,13 @@ def _as_one_token(edit: Edit, vector: Tensor, act: Tensor) -> Tensor:
         Site.parse(edit.site).headed and vector.shape == act.shape[-1:]
     ):
         return vector.to(act)
-    raise EditError(_shape_message(edit, "vector", vector, act[0]))
+    raise EditError(_shape_message(edit, "vector", vector.shape, act.shape[1:]))
 
 
 def _projector(edit: Edit, directions: Tensor, act: Tensor) -> Float[Tensor, "d d"]:
     rows = directions.reshape(-1, directions.shape[-1])
     if rows.shape[-1] != act.shape[-1]:
-        raise EditError(_shape_message(edit, "directions", rows[0], act[0]))
+        raise EditError(_shape_message(edit, "span of directions", rows.shape[-1:], act.shape[-1:]))
     _, singular, basis = torch.linalg.svd(rows.double(), full_matrices=False)
     basis = basis[singular > 1e-10 * singular.max()]
     if not len(basis):

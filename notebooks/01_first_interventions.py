@@ -49,7 +49,7 @@ print(model)
 #
 # A *site* is the address of an activation, written `<layer>.<component>`. `5.resid_post` is the
 # residual stream after layer 5, `5.attn.z` what each attention head of layer 5 gathered, and
-# `5.mlp_out` what its MLP wrote. The names are those of TransformerLens.
+# `5.mlp_out` what its MLP wrote. The names follow TransformerLens.
 
 # %%
 print(len(model.sites), "sites. Those of layer 1:")
@@ -137,6 +137,7 @@ print("every edit acted:", batch.receipt.acted)
 
 # %%
 from collections.abc import Callable
+from textwrap import fill
 
 from interp.errors import InterpError
 
@@ -146,16 +147,16 @@ def show_refusal(what: str, call: Callable[[], object]) -> None:
     try:
         call()
     except InterpError as error:
-        print(f"{what}\n  {type(error).__name__}: {error}\n")
+        print(what, fill(f"{type(error).__name__}: {error}", 100), sep="\n", end="\n\n")
     else:
         raise AssertionError(f"{what}: this call should have been refused.")
 
 
 beyond = interp.ZeroAblate("1.attn_out", positions=99)
+narrow = interp.Add("1.resid_post", vector=torch.ones(1))
 nowhere = interp.ZeroAblate("1.attn_out", positions="new")
 show_refusal("A typo in a site", lambda: interp.ZeroAblate("1.atn_out"))
 show_refusal("A position past the end", lambda: model.run(pair.clean, edits=[beyond]))
-narrow = interp.Add("1.resid_post", vector=torch.ones(1))
 show_refusal("A shape that would broadcast", lambda: model.run(pair.clean, edits=[narrow]))
 show_refusal("An edit that names no token", lambda: model.run(pair.clean, edits=[nowhere]))
 
@@ -232,8 +233,8 @@ def write(title: str, edits: list[interp.Add]) -> None:
     written = model.generate(prompts, max_new_tokens=20, edits=edits)
     n_words = sum(len(sea_words.findall(text)) for text in written.texts)
     print(f"{title}: {n_words} sea words")
-    for prompt, text in zip(prompts, written.texts, strict=True):
-        print(f"  {prompt} |{text!r}")
+    for text in written.texts:
+        print(f"  ...{text!r}")
     print(f"  receipt: {written.receipt}\n")
 
 

@@ -47,7 +47,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     cache: bool = True,
     keep_logits: bool = False,
 ) -> Generation:
@@ -69,7 +69,8 @@ def generate(
         InputError: a setting out of range, or more tokens than the context holds.
         SiteError, EditError, PositionError, SilentEditError: as in `Model.run`.
     """
-    _check(max_new_tokens, temperature, top_p)
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    _check(max_new_tokens, temperature, top_p, stop)
     _check_cached(edits, cache)
     batch = model.tokens(inputs, side="left")
     if int(batch.lengths.max()) + max_new_tokens > model.sizes.n_ctx:
@@ -78,7 +79,7 @@ def generate(
             f"the context of {model.name}, {model.sizes.n_ctx} tokens."
         )
     session = model.session(batch, batch.lengths + max_new_tokens - 1, edits, ())
-    writer = _Writer(model, batch, temperature, top_p, seed, tuple(stop))
+    writer = _Writer(model, batch, temperature, top_p, seed, stop)
     _write(model, batch, session, writer, max_new_tokens, cache, keep_logits)
     early = any(len(ids) < max_new_tokens for ids in writer.new)
     return Generation(
@@ -94,13 +95,15 @@ def generate(
     )
 
 
-def _check(max_new_tokens: int, temperature: float, top_p: float) -> None:
+def _check(max_new_tokens: int, temperature: float, top_p: float, stop: tuple[str, ...]) -> None:
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: ask for at least 1.")
-    if temperature < 0:
+    if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature={temperature}: give 0 (greedy) or a positive number.")
     if not 0 < top_p <= 1:
         raise InputError(f"top_p={top_p}: give a probability above 0 and at most 1.")
+    if "" in stop:
+        raise InputError("stop holds an empty text, which every text contains: leave it out.")
 
 
 def _check_cached(edits: Sequence[Edit] | Edit, cache: bool) -> None:

@@ -69,6 +69,8 @@ def load(
         device = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"There is no device {device!r}: write cpu, cuda or cuda:0.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"There is no CUDA device here for {str(device)!r}: use cpu.")
     engine_class = _engine_class(str(engine))
     if isinstance(model, str):
         from interp.models.weights import find

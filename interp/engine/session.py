@@ -184,7 +184,7 @@ class Session:
         pos = index[rows, columns]
         pick = _selection(edit, site, act, self.host.sizes)
         old = act[(rows, columns)][pick]
-        where = Where(rows, pos, lambda tensor: tensor[pick], len(act))
+        where = Where(rows, pos, lambda tensor: tensor[pick], len(act), tuple(act.shape[2:]))
         new = edit.new(old, where)
         if new.shape != old.shape:
             raise EditError(

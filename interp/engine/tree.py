@@ -142,17 +142,27 @@ def score(
         ModelError: the model's attention cannot take a tree mask; use `exact=True`.
     """
     for each in continuations:
-        if not each.prompt or not each.answer:
-            raise InputError("A continuation needs at least one prompt token and one answer token.")
-        length = len(each.prompt) + len(each.answer)
-        if length > model.sizes.n_ctx:
-            raise InputError(
-                f"A sequence of {length} tokens is longer than the context of {model.name}, "
-                f"{model.sizes.n_ctx} tokens: shorten it."
-            )
+        _check(model, each)
     if exact:
         return _score_exact(model, continuations, progress)
     return _score_tree(model, continuations, chunk, progress)
+
+
+def _check(model: Model, continuation: Continuation) -> None:
+    ids = (*continuation.prompt, *continuation.answer)
+    if not continuation.prompt or not continuation.answer:
+        raise InputError("A continuation needs at least one prompt token and one answer token.")
+    outside = [token for token in ids if not 0 <= token < model.sizes.d_vocab]
+    if outside:
+        raise InputError(
+            f"A continuation holds token {outside[0]}, but the vocabulary has "
+            f"{model.sizes.d_vocab} tokens."
+        )
+    if len(ids) > model.sizes.n_ctx:
+        raise InputError(
+            f"A sequence of {len(ids)} tokens is longer than the context of {model.name}, "
+            f"{model.sizes.n_ctx} tokens: shorten it."
+        )
 
 
 def _score_exact(
@@ -253,11 +263,13 @@ class _Walker:
         return found
 
     def _forget_chunk(self) -> None:
-        """After a failed pass, drop what some layers may have added to the cache."""
-        if self._path:
-            self._cache.crop(len(self._path))
-        else:
+        """After a failed pass, drop what the first layers may have added to the cache."""
+        if not self._path:
             self._cache = None
+            return
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[:, :, : len(self._path)]
+            layer.values = layer.values[:, :, : len(self._path)]
 
     def _step(self, nodes: list[int]) -> dict[tuple[int, int], float]:
         tree = self._tree
@@ -309,11 +321,11 @@ class _Walker:
 
     def _keep_path_to(self, node: int | None, chunk: list[int]) -> None:
         """Drop all keys and values but those of the ancestors of the next node."""
-        if node is None:
+        path = [] if node is None else self._tree.ancestors(node)
+        if not path:
             self._cache, self._path = None, []
             return
         held = {held: i for i, held in enumerate([*self._path, *chunk])}
-        path = self._tree.ancestors(node)
         columns = torch.tensor([held[each] for each in path], device=self._device)
         for layer in self._cache.layers:
             layer.keys = layer.keys.index_select(2, columns.to(layer.keys.device))

@@ -93,7 +93,7 @@ def test_the_id_0_is_an_id(rows):
         ({"question": ["x"]}, "line-2", "no question: the row has no text `question`"),
         ({"id": "a", "question": "q", "cot": 5}, "a", "`cot` is not text"),
         ({"id": "a", "question": "q", "answer": 18}, "a", "`answer` is not text"),
-        ({"id": "a", "question": "q", "cot": " \n"}, "a", "empty chain: the row's `cot` has no text"),
+        ({"id": "a", "question": "q", "cot": " \n"}, "a", "empty chain: the row's `cot` has no t"),
         ({"id": "a", "question": "q", "spans": [[1]]}, "a", "`spans` must be"),
         ({"id": "a", "question": "q", "spans": 7}, "a", "`spans` must be"),
         ({"id": "a", "question": "q", "paraphrases": {"x": "y"}}, "a", "`spans` must be"),
@@ -208,20 +208,29 @@ def test_pairs_use_every_name():
 # ---------------------------------------------------------------- word problems
 
 
-def test_word_problems_are_solved_correctly_in_one_step_a_sentence():
+SUMS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+
+
+def test_word_problems_are_solved_correctly_in_one_operation_a_sentence():
+    kinds = set()
     for each in word_problems.word_problems(60, seed=3):
-        have, more, gone = (int(n.text) for n in numbers(each.question))
-        assert each.answer == str(have + more - gone)
-        assert int(each.answer) > 0
         steps = [step.text for step in segment(each.solution)]
-        assert len(steps) == 3
-        assert f"{have} + {more} = {have + more}" in steps[1]
-        assert f"{have + more} - {gone} = {each.answer}" in steps[2]
-        name, friend = (
-            re.search(r"^(\w+) has", each.question)[1],
-            re.search(r"to (\w+)\.", each.question)[1],
-        )
-        assert name != friend
+        sums = [re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", step) for step in steps]
+        assert [len(found) for found in sums] == [0] + [1] * (len(steps) - 1)
+        known = [number.text for number in numbers(each.question)]
+        for ((a, sign, b, total),) in sums[1:]:
+            assert SUMS[sign](int(a), int(b)) == int(total) > 0
+            assert {a, b} <= set(known)
+            known.append(total)
+        assert each.answer == known[-1]
+        kinds.add(tuple(found[0][1] for found in sums[1:]))
+    assert kinds == {("-",), ("*",), ("+", "-")}
+
+
+def test_nobody_gives_to_oneself():
+    for each in word_problems.word_problems(60, seed=4):
+        if friend := re.search(r"to (\w+)\.", each.question):
+            assert not each.question.startswith(friend[1])
 
 
 def test_word_problems_depend_on_their_seed_and_place_alone():

@@ -378,6 +378,7 @@ EVERYWHERE = Where(
     pos=torch.tensor([0, 2, 1]),
     select=lambda tensor: tensor,
     n_rows=2,
+    token=(4,),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -190,7 +191,9 @@ def test_equal_prompts_leave_no_gap_and_patch_nothing(monkeypatch):
         return run(*args, edits=edits, **options)
 
     monkeypatch.setattr(model, "run", counted)
-    with pytest.raises(UndefinedEffectError, match=f"both score {value}: the pair has no gap"):
+    with pytest.raises(
+        UndefinedEffectError, match=re.escape(f"both score {value}: the pair has no gap")
+    ):
         patch_grid(model, replace(PAIR, corrupted=PAIR.clean))
     assert edited == []
 
