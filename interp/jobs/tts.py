@@ -24,6 +24,7 @@ from interp.jobs import runs
 from interp.models.tokens import encode
 from interp.results.manifest import replace_file
 from interp.thinking import answers
+from interp.thinking.cells import CELLS
 from interp.thinking.rules import Rules, Target, Think, preset
 from interp.thinking.score import Chain, ChainScore, Problem, prepare, score_chain
 
@@ -221,10 +222,14 @@ def _outcome(store: results.Store) -> Outcome:
 
 
 def write_audit(store: results.Store) -> Path:
-    """Write `audit.jsonl`: one line a scored cell, with the exact token ids."""
-    lines = (json.dumps(row, allow_nan=False) for row in runs.rows(store, "audit"))
+    """Write `audit.jsonl`: one line for each of the four cells, with the exact token ids.
+
+    The cells of the controls are in the table `audit` beside them.
+    """
+    four = [row for row in runs.rows(store, "audit") if row["cell"] in CELLS]
+    lines = [json.dumps(row, allow_nan=False) + "\n" for row in four]
     path = store.folder / "audit.jsonl"
-    replace_file(path, ("\n".join(lines) + "\n").encode())
+    replace_file(path, "".join(lines).encode())
     return path
 
 

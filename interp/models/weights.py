@@ -124,8 +124,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         hashes = {path.name: _sha256(path) for path in sorted(part.iterdir())}
         hashes["source"] = _sha256(gguf)
         (part / "sha256.json").write_text(json.dumps(hashes, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
+        if not _sound(folder):  # another process may have been faster
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
