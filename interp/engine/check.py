@@ -123,19 +123,21 @@ def _sample(model: Model) -> list[Site]:
 
 
 def _mid_is_next_pre(model: Model) -> Check | None:
-    """Where blocks are sequential, an edit at resid_mid must reach both the MLP and the skip."""
-    prompt, last = _prompts(model)[0], model.sizes.n_layers - 1
-    if "0.resid_mid" not in model.sites or not last:
+    """Where blocks are sequential, an edit at resid_mid must reach both the MLP and the skip.
+
+    Both sites are patched at one token from one other run. The MLP acts on each token alone, so
+    what follows from the donor's resid_mid is the donor's next resid_pre.
+    """
+    if "0.resid_mid" not in model.sites or model.sizes.n_layers < 2:
         return None
-    error = 0.0
-    for layer in {0, last - 1}:
-        edit = Scale(f"{layer}.resid_mid", factor=0.5, positions=2)
-        mid = model.run(prompt, edits=[edit], capture=[f"{layer + 1}.resid_pre"])
-        source = mid.acts[f"{layer + 1}.resid_pre"]
-        pre = model.run(prompt, edits=[Patch(f"{layer + 1}.resid_pre", source=source)])
-        gone = model.run(prompt, edits=[edit, Patch(f"{layer + 1}.resid_pre", source=source)])
-        error = max(error, _gap(mid.logits, pre.logits), _gap(mid.logits, gone.logits))
-    name = "editing resid_mid[l] = patching what it makes at resid_pre[l+1]"
+    prompt, error = _prompts(model)[0], 0.0
+    for layer in {0, model.sizes.n_layers - 2}:
+        here, after = f"{layer}.resid_mid", f"{layer + 1}.resid_pre"
+        donor = model.run(prompt[::-1], capture=[here, after]).acts
+        mid = model.run(prompt, edits=[Patch(here, source=donor[here], positions=2)])
+        pre = model.run(prompt, edits=[Patch(after, source=donor[after], positions=2)])
+        error = max(error, _gap(mid.logits, pre.logits))
+    name = "patching resid_mid[l] = patching resid_pre[l+1]"
     return Check(name, error, _tolerance(model))
 
 

@@ -93,14 +93,25 @@ def _input_hook(address: Address, sizes: Sizes, tap: Tap) -> Callable[..., Any]:
 
 
 def _result_hook(sizes: Sizes, tap: Tap) -> Callable[..., Any]:
-    """At `attn.result` each head's own part of the output; a change is added to their sum."""
+    """At `attn.result` a tap sees each head's own part of the output."""
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         result = head_results(module, args[0], sizes)
         new = tap(result)
-        return None if new is None else output + (new - result).sum(2)
+        return None if new is None else with_results(module, output, result, new)
 
     return hook
+
+
+def with_results(module: nn.Module, output: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """The attention output with some heads' results replaced.
+
+    Tokens whose results changed get the sum of the new ones; the others keep their bits. (Adding
+    the difference to the old sum instead would leave rounding where the answer is exactly zero.)
+    """
+    bias: Any = getattr(module, "bias", None)
+    total = new.sum(2) if bias is None else new.sum(2) + bias
+    return torch.where((new != old).any(-1).any(-1, keepdim=True), total, output)
 
 
 def head_results(out_projection: nn.Module, z: Tensor, sizes: Sizes) -> Tensor:

@@ -61,7 +61,7 @@ def identities(hf: PreTrainedModel, book: AddressBook) -> list[Identity]:
     _settle_layout(hf, book, acts)
     found = []
     if "resid_mid" not in book.refused:
-        parallel = "parallel blocks: attention and MLP read the same input"
+        parallel = "attention is not added before the second norm, as in parallel blocks"
         error = _worst(book, acts, _mid_error)
         found.append(
             _identity(hf, "resid_pre + attn_out = resid_mid", error, "resid_mid", parallel)

@@ -14,7 +14,7 @@ from typing import Any
 from nnsight import NNsight
 from torch import Tensor
 
-from interp.engine.hooks import head_results, model_inputs, replaced
+from interp.engine.hooks import head_results, model_inputs, replaced, with_results
 from interp.engine.loading import twin
 from interp.engine.model import Model
 from interp.engine.session import Tap
@@ -83,7 +83,7 @@ class NNsightModel(Model):
             result = head_results(module, envoy.input, self.sizes)
             new = tap(result)
             if new is not None:
-                envoy.output = envoy.output + (new - result).sum(2)
+                envoy.output = with_results(module, envoy.output, result, new)
         else:
             output = envoy.output
             act = output[0] if isinstance(output, tuple) else output

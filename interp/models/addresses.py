@@ -9,7 +9,7 @@ and nothing of the model is changed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ class AddressBook:
 
     def require(self, site: Site) -> None:
         """Raise SiteError unless the model has the site."""
-        known = self.sites
+        known = _sites(self.sizes.n_layers, frozenset(self.refused))
         if str(site) in known:
             return
         if site.layer is not None and site.layer >= self.sizes.n_layers:
@@ -135,15 +135,15 @@ class AddressBook:
     @property
     def sites(self) -> list[str]:
         """Every site of the model, in the order of a forward pass."""
-        sites = [Site(name) for name in MODEL_COMPONENTS if name not in self.refused]
-        for layer in range(self.sizes.n_layers):
-            sites += [Site(name, layer) for name in LAYER_COMPONENTS if name not in self.refused]
-        return [str(site) for site in sorted(sites, key=lambda site: site.order)]
+        return list(_sites(self.sizes.n_layers, frozenset(self.refused)))
 
-    @cached_property
-    def post_norms(self) -> bool:
-        """Whether attention and MLP outputs pass a norm of their own before they are added."""
-        return "ln1_post" in self.blocks[0]
+
+@cache
+def _sites(n_layers: int, refused: frozenset[str]) -> tuple[str, ...]:
+    sites = [Site(name) for name in MODEL_COMPONENTS if name not in refused]
+    for layer in range(n_layers):
+        sites += [Site(name, layer) for name in LAYER_COMPONENTS if name not in refused]
+    return tuple(str(site) for site in sorted(sites, key=lambda site: site.order))
 
 
 def architecture(hf: PreTrainedModel) -> str:

@@ -77,13 +77,14 @@ def _pretrained(
     source: str, name: str, dtype: torch.dtype | None, device: Any, options: dict[str, Any]
 ) -> Loaded:
     options = {"trust_remote_code": False, **options}
-    settings = {"dtype": dtype or "auto", "use_safetensors": True, **options}
+    settings = {"dtype": dtype or "auto", **options, "use_safetensors": True}
     try:
         hf: Any = AutoModelForCausalLM.from_pretrained(source, **settings)
         tokenizer = _tokenizer(source, options)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
-        reach = " (HF_HUB_OFFLINE is set)" if registry.offline() else ""
+        remote = registry.offline() and not Path(source).is_dir()
+        reach = " (HF_HUB_OFFLINE is set)" if remote else ""
         raise ModelError(
             f"The model {name!r} could not be loaded{reach}: {first} Give a folder, a registry "
             "name (`interp models`) or an id that the hub serves."
@@ -150,7 +151,9 @@ def _sound(folder: Path) -> bool:
         return False
     try:
         hashes = json.loads(listing.read_text())
-        names = [name for name in hashes if name != "source"]
+        names = {name for name in hashes if name != "source"}
+        if not {"config.json", "model.safetensors"} <= names:
+            return False
         return all(_sha256(folder / name) == hashes[name] for name in names)
     except (OSError, ValueError):
         return False

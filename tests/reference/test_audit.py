@@ -14,6 +14,7 @@ from interp.jobs import tts
 from interp.models import tiny
 
 SETTINGS = tts.Settings(seeds=2, control_seeds=1, audit=True)
+CELLS = ("s1c1", "s0c1", "s1c0", "s0c0")
 ROWS = (
     {
         "id": "written",
@@ -55,24 +56,26 @@ def test_every_audited_cell_is_what_anyone_computes_from_its_tokens(name, preset
     )
     assert (outcome.scored, outcome.marked) == (2, 0)
     text = (tmp_path / "run" / "audit.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
+    four = [json.loads(line) for line in text.splitlines()]
+    lines = outcome.store.rows("audit")  # the cells of the controls too
+    assert four == [line for line in lines if line["cell"] in CELLS]
     steps = {(s["id"], s["step"], s["seed"]): s for s in outcome.store.rows("steps")}
     hf, tok = tiny.build(name), tiny.tokenizer()
     answers = {"written": "33", "one token": "7"}
-    assert len(lines) == 5 * 10 + 5 * 4  # five steps: all ten cells under seed 0, four under 1
+    assert (len(four), len(lines)) == (5 * 4 * 2, 5 * 4 * 2 + 5 * 6)  # controls under one seed
     for line in lines:
         expected = recomputed(hf, line)
         assert line["logprob"] == pytest.approx(expected, rel=0, abs=1e-5)
         closing = "}" if preset == "default" else ""
         assert tok.decode(line["answer_ids"]) == answers[line["id"]] + closing
         step = steps[line["id"], line["step"], line["seed"]]
-        if line["cell"] in step:
+        if line["cell"] in CELLS:
             assert step[line["cell"]] == line["logprob"]
             if line["cell"] == "s1c1":
                 chain = next(row["cot"] for row in ROWS if row["id"] == line["id"])
                 intact = chain[: step["end"]].rstrip()
                 assert intact in tok.decode(line["prompt_ids"])
     for step in steps.values():
-        chance = {cell: math.exp(step[cell]) for cell in ("s1c1", "s0c1", "s1c0", "s0c0")}
+        chance = {cell: math.exp(step[cell]) for cell in CELLS}
         nec, suf = chance["s1c1"] - chance["s0c1"], chance["s1c0"] - chance["s0c0"]
         assert step["tts"] == (abs(nec) + abs(suf)) / 2

@@ -62,7 +62,7 @@ def test_a_parallel_block_is_excused_from_resid_mid_and_says_so(tiny_model):
     line = by_name(check(tiny_model("tiny-neox")))["resid_pre + attn_out = resid_mid"]
     assert line.holds
     assert line.note == "refused: resid_mid"
-    said = "resid_mid: parallel blocks: attention and MLP read the same input"
+    said = "resid_mid: attention is not added before the second norm, as in parallel blocks"
     assert said in refusals(tiny_model("tiny-neox"))
 
 
@@ -216,7 +216,7 @@ class WrongColumn(TorchModel):
 @pytest.mark.parametrize(
     "engine, found",
     [
-        (AliasedMid, "editing resid_mid[l] = patching what it makes at resid_pre[l+1]"),
+        (AliasedMid, "patching resid_mid[l] = patching resid_pre[l+1]"),
         (Leaky, "the model is as it was"),
         (Imprecise, "logits = Hugging Face's"),
         (WrongLayer, "edits = the torch engine's"),

@@ -127,6 +127,9 @@ def test_an_edit_and_a_capture_of_resid_mid_leave_the_first_skip_alone(name, eng
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_parallel_blocks_have_no_resid_mid_and_say_so(engine, tiny_model):
-    message = r"no site '1\.resid_mid' \(parallel blocks: attention and MLP read the same input\)"
+    message = (
+        r"no site '1\.resid_mid' \(attention is not added before the second norm, as in parallel "
+        r"blocks\)"
+    )
     with pytest.raises(SiteError, match=message):
         tiny_model("tiny-neox", engine).run(PROMPTS, capture=MID)

@@ -17,6 +17,7 @@ from interp.data.word_problems import word_problems
 from interp.engine import check as check_module
 from interp.jobs import tts as tts_job
 from interp.models import planted, registry
+from interp.thinking.cells import CELLS
 
 SUM = "We start with 17 apples. Then we add 27 pears. A lamp costs 57 coins."
 BABBLE = "First he has 12 apples. Then 5 + 3 = 8 are red."
@@ -110,10 +111,15 @@ def test_tts_writes_manifest_records_audit_and_report(interp, data, tmp_path):
     kinds = [kind for each in planted.chains(2, seed=4) for kind in each.kinds]
     assert len(store.rows("steps")) == len(kinds)
     audit = [json.loads(line) for line in (out / "audit.jsonl").read_text().splitlines()]
-    assert audit == store.rows("audit")
-    assert {(a["id"], a["step"], a["seed"]) for a in audit} == {
-        (s["id"], s["step"], s["seed"]) for s in store.rows("steps")
-    }
+    assert [(a["id"], a["step"], a["seed"], a["cell"], a["logprob"]) for a in audit] == [
+        (a["id"], a["step"], a["seed"], a["cell"], a["logprob"])
+        for a in store.rows("audit")
+        if a["cell"] in CELLS
+    ]
+    for step in store.rows("steps"):
+        place = (step["id"], step["step"], step["seed"])
+        own = {a["cell"]: a["logprob"] for a in audit if (a["id"], a["step"], a["seed"]) == place}
+        assert own == {cell: step[cell] for cell in CELLS}
     report = (out / "report.html").read_text()
     assert report.startswith("<!doctype html>")
     assert all(row["id"] in report for row in planted_rows())

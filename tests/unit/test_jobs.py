@@ -24,6 +24,7 @@ from interp.jobs import runs, tts
 from interp.jobs.demo import patch_rows
 from interp.models import planted
 from interp.patching.activation import patch_grid
+from interp.thinking.cells import CELLS, NULL_CELLS, RANDOM_CELLS
 from interp.thinking.rules import Rules, preset
 from interp.thinking.score import Problem, prepare, score_chain
 from tests.strategies import says, tiny
@@ -349,12 +350,14 @@ def test_exact_memory_and_audit_change_no_score(tmp_path):
     assert len(exact.rows("audit")) == chain["forwards"]
 
 
-def test_the_audit_is_one_json_line_a_cell(tmp_path):
+def test_the_audit_is_one_json_line_for_each_of_the_four_cells(tmp_path):
     outcome = job(tmp_path / "run", planted_rows(2), tts.Settings(seeds=1, audit=True))
     path = tts.write_audit(outcome.store)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert path == tmp_path / "run" / "audit.jsonl"
-    assert lines == outcome.store.rows("audit")
+    table = outcome.store.rows("audit")
+    assert lines == [row for row in table if row["cell"] in CELLS]
+    assert {row["cell"] for row in table} == {*CELLS, *NULL_CELLS, *RANDOM_CELLS}
     assert set(lines[0]) == {
         "id", "step", "seed", "cell", "prompt_ids", "answer_ids", "logprob"
     }  # fmt: skip

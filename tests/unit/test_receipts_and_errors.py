@@ -310,8 +310,8 @@ def test_the_fixture_sees_hooks_and_forward_passes(touched):
 
 def test_a_component_of_parallel_blocks_is_refused_with_the_reason():
     text = (
-        "The model has no site '1.resid_mid' (parallel blocks: attention and MLP read the same "
-        "input). Did you mean '1.resid_pre'?"
+        "The model has no site '1.resid_mid' (attention is not added before the second norm, as in "
+        "parallel blocks). Did you mean '1.resid_pre'?"
     )
     for asked in ({"capture": "1.resid_mid"}, {"edits": [Scale("1.resid_mid", factor=2.0)]}):
         with says(SiteError, text):

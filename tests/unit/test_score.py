@@ -89,9 +89,7 @@ def naive_logprob(model, text: str, answer: str) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("rules", "gold", "n_tokens"), [(ONE_TOKEN, "7", 1), (GOLD, "33", 3), (GOLD, "1,234", 6)]
-)
+@pytest.mark.parametrize(("rules", "gold", "n_tokens"), [(ONE_TOKEN, "7", 1), (GOLD, "1,234", 6)])
 def test_check_1_all_cells_equal_a_naive_full_forward(name, rules, gold, n_tokens):
     model = tiny(name)
     chain = chain_of(model, rules, gold=gold)
@@ -160,7 +158,7 @@ def test_check_3_a_chain_costs_two_long_passes_and_a_short_suffix_a_cell():
 
 
 def test_check_4_any_subset_order_or_chunk_gives_the_same_scores_and_texts():
-    model = tiny("tiny-gemma3")
+    model = tiny("tiny-mistral")
     chain = chain_of(model)
     whole = {
         (s.step, s.seed): s
