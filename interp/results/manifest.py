@@ -134,7 +134,7 @@ def collect(
         commit=commit_of(Path(__file__)),
         device=device,
         threads=thread_count() if threads is None else threads,
-        command=list(sys.argv if command is None else command),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else list(command),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code=code,
     )

@@ -515,8 +515,7 @@ TENSORS = {
     "directions of the wrong width": (
         Project("1.resid_post", directions=torch.ones(2, 16)),
         "Project(1.resid_post): the span of directions has shape [16] a token and the activation "
-        "[32]; "
-        + BROADCAST,
+        "[32]; " + BROADCAST,
     ),
     "no direction at all": (
         Project("1.resid_post", directions=torch.zeros(2, 32)),
