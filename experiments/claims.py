@@ -339,7 +339,8 @@ def start_job(data: Path, out: Path) -> subprocess.Popen[bytes]:
     """Start `interp tts` on the planted model in a process of its own."""
     words = ["-m", "interp.cli", "tts", str(data), "--model", "planted-steps", "--seeds", "2"]
     words += ["--out", str(out), "--threads", "1"]
-    return subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+    root = Path(__file__).parents[1]
+    return subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, cwd=root)
 
 
 def killed_after(job: subprocess.Popen[bytes], out: Path, *, cells: int) -> bool:

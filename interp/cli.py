@@ -170,8 +170,12 @@ class Results:
                 f"The run {self.folder} has no table {self.table!r}; it has: "
                 f"{', '.join(known) or 'none yet'}.{nearest(self.table, known)}"
             )
-        columns = self.columns or DEFAULT_COLUMNS.get(self.table) if self.format == "table" else ()
-        text = render(store.rows(self.table), self.format, columns or self.columns or None)
+        rows = store.rows(self.table)
+        columns = self.columns
+        if self.format == "table" and not columns:
+            present = {name for row in rows for name in row}
+            columns = tuple(c for c in DEFAULT_COLUMNS.get(self.table, ()) if c in present)
+        text = render(rows, self.format, columns or None)
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         return 0
 

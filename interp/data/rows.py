@@ -37,7 +37,7 @@ def read_rows(path: Path, *, limit: int | None = None) -> list[Row]:
     if not path.is_file():
         raise InputError(f"There is no file {path}: give a JSONL file of problems.")
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text, so it is no JSONL file: {error.reason}."
@@ -56,15 +56,20 @@ def read_rows(path: Path, *, limit: int | None = None) -> list[Row]:
 def _row(line: str, number: int) -> Row:
     try:
         data: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        return Row(f"line-{number}", reason=f"not JSON: {error.msg}")
+    except (ValueError, RecursionError) as error:
+        said = getattr(error, "msg", str(error))
+        return Row(f"line-{number}", reason=f"not JSON: {said}")
     if not isinstance(data, dict):
         return Row(f"line-{number}", reason="not JSON of the right kind: the line is no object")
     question = data.get("question")
-    name = str(data.get("id") or "")
+    name = "" if data.get("id") is None else str(data["id"])
+    if not _encodable(data):
+        return Row(f"line-{number}", reason="not text: the row holds a lone surrogate")
     if not isinstance(question, str) or not question.strip():
         return Row(name or f"line-{number}", reason="no question: the row has no text `question`")
     name = name or "q-" + hashlib.sha256(question.encode()).hexdigest()[:10]
+    if isinstance(data.get("answer"), int | float) and not isinstance(data["answer"], bool):
+        data["answer"] = str(data["answer"])
     wrong = [key for key in ("cot", "answer") if not isinstance(data.get(key), str | None)]
     if wrong:
         return Row(name, question, reason=f"`{wrong[0]}` is not text")
@@ -79,12 +84,27 @@ def _row(line: str, number: int) -> Row:
     return Row(name, question, data.get("cot"), data.get("answer"), spans, rewrites or None)
 
 
+def _encodable(data: dict[str, Any]) -> bool:
+    """Whether all text of a row can be written as UTF-8."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _marked_twins(rows: list[Row]) -> Iterator[Row]:
-    seen: dict[str, int] = {}
+    """Mark every row whose id stands on an earlier one, under an id that no row has."""
+    taken, seen = {row.id for row in rows}, set()
     for row in rows:
-        seen[row.id] = seen.get(row.id, 0) + 1
-        if seen[row.id] == 1:
+        if row.id not in seen:
+            seen.add(row.id)
             yield row
-        else:
-            reason = f"the id {row.id!r} stands on an earlier row too: ids must differ"
-            yield Row(f"{row.id}#{seen[row.id]}", row.question, reason=reason)
+            continue
+        place = 2
+        while f"{row.id}#{place}" in taken:
+            place += 1
+        name = f"{row.id}#{place}"
+        taken.add(name)
+        reason = f"the id {row.id!r} stands on an earlier row too: ids must differ"
+        yield Row(name, row.question, reason=reason)

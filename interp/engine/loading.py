@@ -69,8 +69,7 @@ def load(
         device = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"There is no device {device!r}: write cpu, cuda or cuda:0.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"There is no CUDA device here for {str(device)!r}: use cpu.")
+    _require_device(device)
     engine_class = _engine_class(str(engine))
     if isinstance(model, str):
         from interp.models.weights import find
@@ -87,6 +86,13 @@ def load(
             "dtype or options."
         )
     return engine_class(model, tokenizer, type(model).__name__)
+
+
+def _require_device(device: torch.device) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"The device {str(device)!r} cannot be used here: use cpu.") from error
 
 
 def _engine_class(engine: str) -> type[Model]:

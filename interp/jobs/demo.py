@@ -15,7 +15,7 @@ from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError
 from interp.jobs import runs, tts
-from interp.patching.activation import PatchGrid, patch_grid
+from interp.patching.activation import PatchGrid, pair_tokens, patch_grid
 from interp.results import report_stats
 
 
@@ -37,7 +37,7 @@ def demo(*, model: str, out: Path, problems: int, seeds: int, seed: int, console
     console.print(f"Loading {model} (converted on first use, then cached).")
     loaded = load(model)
     tts.require_text(loaded)
-    pair = indirect_object(1, seed=seed)[0]
+    pair = fitting_pair(loaded, seed)
     store = runs.begin(
         loaded,
         experiment="demo",
@@ -53,6 +53,23 @@ def demo(*, model: str, out: Path, problems: int, seeds: int, seed: int, console
     found = report_stats.findings(report_stats.scored_rows(chains, steps))
     sentences = [f"{each.title} {each.detail}" for each in found[:2]] + [_patch_finding(grid)]
     return Demo(runs.write_report(store), tuple(sentences), outcome.marked)
+
+
+def fitting_pair(model: Model, seed: int) -> PromptPair:
+    """The first generated pair whose prompts are of one length and whose names are one token each.
+
+    Raises:
+        InputError: the tokenizer cuts every pair apart.
+    """
+    refused = None
+    for pair in indirect_object(64, seed=seed):
+        try:
+            pair_tokens(model, pair)
+        except InputError as error:
+            refused = error
+        else:
+            return pair
+    raise InputError(f"{model.name} cannot take the demonstration's prompts: {refused}")
 
 
 def _patch(

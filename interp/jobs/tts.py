@@ -127,7 +127,7 @@ def _cell(
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
     except InputError as error:
-        return {"chains": [_marked(row, chain, str(error))]}, {"forwards": 0, "tokens": 0}
+        return {"chains": [_marked(row, chain, str(error))]}, {"forwards": 0.0, "tokens": 0.0}
     finally:
         bars.remove_task(task)
     return _tables(row, model, result, settings), _cost(result.spent)
@@ -178,7 +178,7 @@ def _tables(
         "gold": gold,
         "correct": answers.same_answer(chain.answer, gold) if gold else None,
         "n_steps": len(chain.steps),
-        "n_tokens": len(encode(model.tokenizer, chain.text)),
+        "n_tokens": len(model.tokenizer(chain.text, add_special_tokens=False)["input_ids"]),
         "truncated": chain.truncated,
         "n_marked_steps": len(result.marked),
         "noise": result.noise,

@@ -67,10 +67,11 @@ def patch_grid(
         InputError: the prompts differ in length, or an answer is more than one token.
         UndefinedEffectError: clean and corrupted give the same logit difference.
     """
+    if direction not in ("denoise", "noise"):
+        raise InputError(f"direction={direction!r}: write 'denoise' or 'noise'.")
     layers = list(range(model.sizes.n_layers)) if layers is None else list(layers)
     sites = [Site(component, layer) for layer in layers]
-    clean_ids, corrupted_ids = _aligned(model, pair)
-    right, wrong = (_one_token(model, text) for text in (pair.correct, pair.wrong))
+    clean_ids, corrupted_ids, right, wrong = pair_tokens(model, pair)
 
     def measure(logits: torch.Tensor) -> list[float]:
         n = len(logits)
@@ -108,6 +109,16 @@ def patch_grid(
 
 def _rest(run, site: Site) -> tuple[int, ...]:
     return tuple(-1 for _ in run.acts[str(site)].shape[2:])
+
+
+def pair_tokens(model: Model, pair: PromptPair) -> tuple[list[int], list[int], int, int]:
+    """Tokenise a pair: clean and corrupted prompt, correct and wrong answer.
+
+    Raises:
+        InputError: the prompts differ in length, or an answer is more than one token.
+    """
+    right, wrong = (_one_token(model, text) for text in (pair.correct, pair.wrong))
+    return *_aligned(model, pair), right, wrong
 
 
 def _aligned(model: Model, pair: PromptPair) -> tuple[list[int], list[int]]:

@@ -28,7 +28,17 @@ from interp.engine.tree import Continuation, Progress, Spent, score
 from interp.errors import InputError
 from interp.models.tokens import encode
 from interp.thinking import answers
-from interp.thinking.cells import CellText, StepTexts, cell_texts, cut, full_text, step_texts
+from interp.thinking.cells import (
+    CELLS,
+    NULL_CELLS,
+    RANDOM_CELLS,
+    CellText,
+    StepTexts,
+    cell_texts,
+    cut,
+    full_text,
+    step_texts,
+)
 from interp.thinking.rules import Rules
 from interp.thinking.steps import Step, from_spans
 
@@ -133,7 +143,7 @@ class ChainScore:
     marked: list[dict[str, Any]] = field(default_factory=list)
     """Steps that could not be scored, with the reason; the others keep their places."""
     noise: float | None = None
-    """In half precision: the largest change of a probability under another chunking."""
+    """In half precision: the largest change of a probability when cells are scored alone."""
 
 
 def prepare(
@@ -154,6 +164,11 @@ def prepare(
         output, finished = written.texts[0], written.finished[0]
     opened = prompt.rstrip().endswith(rules.think_tags[0])
     split = answers.split_output(output, think_tags=rules.think_tags, opened=opened)
+    before, tag, _ = output.partition(rules.think_tags[0])
+    if tag and not opened and problem.spans is None:
+        prompt, opened = prompt + before + tag, True  # the block stays open before the chain
+    if rules.think == "close" and not opened:
+        raise InputError("no think block: there is none to close before the cue")
     text = split.chain if problem.spans is None else output
     steps = cut(text, rules) if problem.spans is None else from_spans(text, problem.spans)
     if not steps:
@@ -187,14 +202,32 @@ def forced_answer(model: Model, text: str, rules: Rules, *, max_new_tokens: int 
     Raises:
         InputError: no answer within `max_new_tokens`, or one that is never closed.
     """
-    stop = (rules.closing,) if rules.closing else ("\n",)
+    stop = () if rules.closing else ("\n",)
     forced = model.generate(text, max_new_tokens=max_new_tokens, stop=stop).texts[0]
-    answer, closed, _ = forced.partition(stop[0])
-    if not rules.closing:
-        answer = answer.strip().rstrip(".")
-    if not answer.strip() or (rules.closing and not closed):
+    if rules.closing:
+        answer = until_closing(forced, rules.closing)
+    else:
+        answer = forced.partition("\n")[0].strip().rstrip(".")
+    if not answer or not answer.strip():
         raise InputError(f"answer not found: after the cue the model wrote {forced[:40]!r}")
     return answer.strip()
+
+
+def until_closing(text: str, closing: str) -> str | None:
+    r"""Return what stands before the closing text, or None; braces inside must balance.
+
+    >>> print(until_closing("\\frac{1}{2}} and more", "}"))
+    \frac{1}{2}
+    """
+    if closing != "}":
+        answer, closed, _ = text.partition(closing)
+        return answer if closed else None
+    depth = 0
+    for place, character in enumerate(text):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth < 0:
+            return text[:place]
+    return None
 
 
 def score_chain(
@@ -248,7 +281,7 @@ def score_chain(
     steps, marked = _step_scores(chain, rules, texts, audit, wanted, seeds)
     result = ChainScore(chain, steps, audit, scores.spent, marked)
     if model.dtype in (torch.float16, torch.bfloat16) and not exact:
-        result.noise = _noise(model, [c for _, c in sound], scores.logprobs, chunk)
+        result.noise = _noise(model, [c for _, c in sound], scores.logprobs)
     return result
 
 
@@ -270,10 +303,10 @@ class Tokeniser:
         return tuple(whole[shared:])
 
     def continuation(self, cell: CellText) -> Continuation | None:
-        """Tokenise a cell; None where its answer would be cut into other tokens."""
+        """Tokenise a cell; None where it is too long or cuts its answer into other tokens."""
         whole = encode(self._model.tokenizer, self._prompt + cell.text + self._answer)
         n = len(self.answer_ids)
-        if tuple(whole[-n:]) != self.answer_ids:
+        if tuple(whole[-n:]) != self.answer_ids or len(whole) > self._model.sizes.n_ctx:
             return None
         return Continuation(tuple(whole[:-n]), self.answer_ids)
 
@@ -294,10 +327,10 @@ def _step_scores(
     for seed in seeds:
         for step in sorted(wanted):
             cells = logprobs.get((step, seed), {})
-            if {"s1c1", "s0c1", "s1c0", "s0c0"} <= cells.keys():
+            if cells.keys() >= set(CELLS):
                 steps.append(_step_score(chain, rules, texts[step, seed], cells, n_tokens))
                 continue
-            reason = "the answer is cut into other tokens in one of its cells"
+            reason = "a cell is too long, or cuts the answer into other tokens"
             marked.append({"id": chain.problem.id, "step": step, "seed": seed, "reason": reason})
     return steps, marked
 
@@ -318,7 +351,7 @@ def _step_score(
         text=step.text,
         perturbed=texts.perturbed,
         op=texts.op,
-        **{cell: cells[cell] for cell in ("s1c1", "s0c1", "s1c0", "s0c0")},
+        **{cell: cells[cell] for cell in CELLS},
         n_answer_tokens=n_tokens,
         nec=nec,
         suf=suf,
@@ -331,8 +364,10 @@ def _step_score(
         saturated=_saturated(probabilities, rules),
         verification=answers.verification(step.text),
         position=step.index / last if last else 1.0,
-        null_tts=legs(probabilities, "s1", "n0")[2] if "n0c1" in cells else None,
-        random_tts=legs(probabilities, "r1", "r0")[2] if "r0c0" in cells else None,
+        null_tts=legs(probabilities, "s1", "n0")[2] if cells.keys() >= set(NULL_CELLS) else None,
+        random_tts=(
+            legs(probabilities, "r1", "r0")[2] if cells.keys() >= set(RANDOM_CELLS) else None
+        ),
     )
 
 
@@ -362,14 +397,15 @@ def _difference(one: float | None, other: float | None) -> float | None:
 
 
 def _saturated(probabilities: Mapping[str, float], rules: Rules) -> bool:
-    four = [probabilities[cell] for cell in ("s1c1", "s0c1", "s1c0", "s0c0")]
+    four = [probabilities[cell] for cell in CELLS]
     return min(four) >= 1 - rules.saturated or max(four) <= rules.saturated
 
 
 def _noise(
-    model: Model, continuations: Sequence[Continuation], logprobs: Sequence[float], chunk: int
+    model: Model, continuations: Sequence[Continuation], logprobs: Sequence[float], n: int = 16
 ) -> float:
-    """Score again in other chunks: what half precision alone does to a probability."""
-    again = score(model, continuations, chunk=max(16, chunk // 3)).logprobs
-    pairs = zip(logprobs, again, strict=True)
+    """Score some cells again, each alone: what half precision by itself does to a probability."""
+    every = max(1, len(continuations) // n)
+    alone = score(model, continuations[::every], exact=True).logprobs
+    pairs = zip(logprobs[::every], alone, strict=True)
     return max((abs(math.exp(a) - math.exp(b)) for a, b in pairs), default=0.0)

@@ -163,7 +163,6 @@ def test_a_limit_scores_the_first_rows_and_a_higher_one_goes_on(interp, data, tm
         ("--preset", "released-code"),
         ("--dtype", "float64"),
         ("--control-seeds", "0"),
-        ("--think", "close"),
         ("--threads", "1"),
     ],
 )
@@ -539,9 +538,17 @@ def test_the_demo_scores_patches_and_reports(interp, tmp_path, monkeypatch):
 
 
 def test_a_demo_that_is_refused_leaves_no_run_behind(interp, tmp_path):
-    """tiny-llama spells out the names of seed 0, so its prompts differ in length."""
-    words = ("demo", "--model", "tiny-llama", "--problems", 1, "--seeds", 1)
-    words = (*words, "--out", tmp_path / "demo", "--seed")
-    assert interp(*words, 0).sentence.startswith("The clean prompt has ")
-    assert interp(*words, 3).status in (0, 3)
+    """The planted tokenizer spells every name, so no prompt pair fits it."""
+    words = ("demo", "--problems", 1, "--seeds", 1, "--out", tmp_path / "demo", "--model")
+    said = interp(*words, "planted-steps").sentence
+    assert said.startswith("planted-steps cannot take the demonstration's prompts: The answer ")
+    assert not (tmp_path / "demo").exists()
+    assert interp(*words, "tiny-llama").status in (0, 3)
     assert interp("demo", "--problems", 0).sentence == "--problems 0: ask for at least 1."
+
+
+def test_a_think_block_that_is_not_there_cannot_be_closed(interp, data, tmp_path):
+    done = score(interp, data, tmp_path / "run", "--think", "close")
+    assert done.status == 3
+    (chain, *_) = results.Store.open(tmp_path / "run").rows("chains")
+    assert chain["reason"] == "no think block: there is none to close before the cue"

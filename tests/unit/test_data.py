@@ -92,7 +92,7 @@ def test_the_id_0_is_an_id(rows):
         ({"id": "a", "question": 5}, "a", "no question: the row has no text `question`"),
         ({"question": ["x"]}, "line-2", "no question: the row has no text `question`"),
         ({"id": "a", "question": "q", "cot": 5}, "a", "`cot` is not text"),
-        ({"id": "a", "question": "q", "answer": 18}, "a", "`answer` is not text"),
+        ({"id": "a", "question": "q", "answer": [18]}, "a", "`answer` is not text"),
         ({"id": "a", "question": "q", "cot": " \n"}, "a", "empty chain: the row's `cot` has no t"),
         ({"id": "a", "question": "q", "spans": [[1]]}, "a", "`spans` must be"),
         ({"id": "a", "question": "q", "spans": 7}, "a", "`spans` must be"),

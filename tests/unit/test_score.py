@@ -338,8 +338,10 @@ def test_check_11_half_precision_reports_the_noise_of_another_batch_shape():
     for seed, controls in ((0, True), (1, False)):
         texts = cells_module.step_texts("p", chain.steps, seed, ONE_TOKEN)
         cells += cells_module.cell_texts("p", texts, ONE_TOKEN, controls=controls)
-    again = score(model, [tokens.continuation(cell) for cell in cells], chunk=170).logprobs
-    pairs = zip(result.audit, again, strict=True)
+    every = max(1, len(cells) // 16)
+    some = [tokens.continuation(cell) for cell in cells[::every]]
+    alone = score(model, some, exact=True).logprobs
+    pairs = zip(result.audit[::every], alone, strict=True)
     assert result.noise == max(abs(math.exp(e.logprob) - math.exp(other)) for e, other in pairs)
     assert 0 < result.noise < 0.1
 
@@ -364,13 +366,13 @@ def test_check_11_the_noise_floor_is_never_measured_in_the_same_shape(monkeypatc
 
     monkeypatch.setattr(model.hf, "forward", recorded)
     chain = chain_of(model, text=text)
-    score_chain(model, chain, GOLD, control_seeds=0, chunk=chunk)
-    once = sum(width for width in widths) // 2
-    first = [widths.pop(0)]
-    while sum(first) < once:
-        first.append(widths.pop(0))
-    assert sum(first) == sum(widths) == once  # the same tokens, twice
-    assert first != widths
+    result = score_chain(model, chain, GOLD, control_seeds=0, chunk=chunk)
+    packed = widths[: result.spent.forwards]
+    alone = widths[result.spent.forwards :]
+    lengths = {len(each.prompt_ids) + len(each.answer_ids) - 1 for each in result.audit}
+    assert sum(packed) == result.spent.tokens and max(packed) <= chunk
+    assert alone and set(alone) <= lengths  # whole sequences, one a forward pass
+    assert packed != alone
 
 
 def failing(monkeypatch, *failed: tuple[int, int, str]) -> None:
@@ -391,7 +393,7 @@ def test_check_15_a_failed_step_is_marked_and_shifts_no_other_score(monkeypatch,
     assert whole.marked == []
     failing(monkeypatch, (1, 0, cell))
     result = score_chain(model, chain, GOLD, seeds=(0, 1), pool=POOL)
-    reason = "the answer is cut into other tokens in one of its cells"
+    reason = "a cell is too long, or cuts the answer into other tokens"
     assert result.marked == [{"id": "p", "step": 1, "seed": 0, "reason": reason}]
     others = [step for step in whole.steps if (step.step, step.seed) != (1, 0)]
     assert [(s.step, s.seed, s.text) for s in result.steps] == [

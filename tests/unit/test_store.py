@@ -612,7 +612,11 @@ def test_collect_fills_in_the_circumstances(tmp_path, monkeypatch):
         code="c",
     )
     assert made.settings == {"sites": ["a", "b"]}
-    assert (made.seeds, made.threads, made.command) == ([0, 1], 3, sys.argv)
+    assert (made.seeds, made.threads, made.command) == (
+        [0, 1],
+        3,
+        [Path(sys.argv[0]).name, *sys.argv[1:]],
+    )
     assert {"torch", "transformers", "nnsight", "python", "platform"} <= made.versions.keys()
     assert made.versions["numpy"] == np.__version__
     assert made.created.endswith("+00:00")
