@@ -34,7 +34,7 @@ def demo(*, model: str, out: Path, problems: int, seeds: int, seed: int, console
         raise InputError(f"--problems {problems}: ask for at least 1.")
     settings = tts.Settings(seeds=seeds, max_new_tokens=160)
     tts.refuse_file(out)
-    console.print(f"Loading {model} (converted on first use, then cached).")
+    console.print(f"Loading {model}.", markup=False)
     loaded = load(model)
     tts.require_text(loaded)
     pair = fitting_pair(loaded, seed)

@@ -92,7 +92,9 @@ def write_report(store: results.Store) -> Path:
 
 @contextmanager
 def progress(console: Console) -> Iterator[Progress]:
-    """A progress display that vanishes when it is done."""
+    """A progress display that vanishes when it is done; silent where nobody watches."""
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    columns.append(TimeRemainingColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bars:
         yield bars

@@ -12,6 +12,8 @@ from figures.tts_distribution import figure
 from interp.errors import InputError
 from interp.results import Manifest, Store, cell_key
 
+ROOT = Path(__file__).parents[2]
+
 SCORES = {("p", 0): (0.0, 0.01), ("p", 1): (0.25, 0.35), ("q", 0): (0.9, 0.9), ("q", 1): (0.0, 0.0)}
 """Two seeds each: means 0.005, 0.3, 0.9 and 0."""
 
@@ -113,3 +115,22 @@ def test_a_folder_without_a_run_ends_in_one_sentence(tmp_path, capsys):
         main(["--records", str(tmp_path)])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith(f"There is no run under {tmp_path}: a run is a")
+
+
+def test_the_committed_figure_is_the_committed_records(tmp_path):
+    """Every bar of what `make figures` draws, counted again from the records themselves."""
+    run = ROOT / "experiments" / "records" / "tts_word_problems"
+    store = Store.open(run)
+    redraw(run.parent, tmp_path)
+    drawn = json.loads((tmp_path / "tts_word_problems-tts_distribution.json").read_text())
+    scores: dict[tuple[str, int], list[float]] = {}
+    for row in store.rows("steps"):
+        scores.setdefault((row["id"], row["step"]), []).append(row["tts"])
+    means = [sum(each) / len(each) for each in scores.values()]
+    bars = drawn["data"][0]
+    for label, n in zip(bars["x"], bars["y"], strict=True):
+        low, _, high = label.replace("≤", "-1 to ").replace("≥", "").partition(" to ")
+        least, most = float(low), float(high or "inf")
+        inside = [m for m in means if (m <= most if least < 0 else least <= m < most)]
+        assert n == len([m for m in inside if least < 0 or m > 0.005])
+    assert sum(bars["y"]) == len(means) and store.damaged == 0
