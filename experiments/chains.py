@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from interp.data.word_problems import NAMES, THINGS
+from interp.data.word_problems import NAMES
 from interp.engine.model import Model
 from interp.models.tokens import encode
 
@@ -16,8 +16,8 @@ def counted_chain(model: Model, *, n_steps: int, n_tokens: int, seed: int = 0) -
     for i in range(n_steps):
         goal = n_tokens * (i + 1) // n_steps
         a, b = rng.randint(11, 99), rng.randint(11, 99)
-        name, thing = rng.choice(NAMES), rng.choice(THINGS)
-        text = f"So {name} has {a} + {b} = {a + b} {thing}"
+        name = rng.choice(NAMES)
+        text = f"{name} has {a} + {b} = {a + b}"
         while used + len(encode(model.tokenizer, text + ".\n")) < goal - 1:
             text += rng.choice((" in the box", " on the desk", " at home", " by now", " as said"))
         steps.append(text + ".\n")

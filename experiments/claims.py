@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,22 +44,14 @@ from interp.engine.fingerprint import fingerprint
 from interp.engine.model import Model
 from interp.engine.tree import score
 from interp.errors import InputError, nearest
-from interp.models import planted
+from interp.models import planted, tiny
 from interp.results import Store
 from interp.stats import auc
 from interp.thinking.cells import cell_texts, step_texts
 from interp.thinking.rules import Rules
 from interp.thinking.score import Chain, Problem, Tokeniser, prepare, score_chain
 
-TINY = (
-    "tiny-gpt2",
-    "tiny-llama",
-    "tiny-neox",
-    "tiny-qwen3",
-    "tiny-gemma3",
-    "tiny-mistral",
-    "tiny-mixtral",
-)
+TINY = tuple(tiny.TINY)
 PROMPTS = ["One two three four five", "Hello", "a b c d"]
 
 
@@ -186,38 +179,31 @@ class Interrupting(Edit):
 
 def no_leaks() -> Measured:
     """The model's fingerprint is the same after runs, generations and interrupted runs."""
-    changed, n = [], 0
+    changed, n_runs, n_interrupted = [], 0, 0
     for name in TINY:
         for engine in ("torch", "transformer_lens", "nnsight"):
-            model = interp.load(interp.load(name).hf, engine=engine, tokenizer=tiny_tokenizer())
+            model = interp.load(tiny.build(name), engine=engine, tokenizer=tiny.tokenizer())
             before = fingerprint(model.hf)
             for edit in example_edits(model):
                 model.run(PROMPTS, edits=[edit])
-                n += 1
+                n_runs += 1
             model.generate(PROMPTS, max_new_tokens=2, edits=[Scale("1.mlp_out", factor=0.5)])
-            for site in ("1.resid_post", "1.attn.z", "0.attn.rot_q"):
-                if site in model.sites:
-                    try:
-                        model.run(PROMPTS, edits=[Interrupting(site)])
-                    except KeyboardInterrupt:
-                        n += 1
+            for site in {"1.resid_post", "1.attn.z", "0.attn.rot_q"} & set(model.sites):
+                with suppress(KeyboardInterrupt):
+                    model.run(PROMPTS, edits=[Interrupting(site)])
+                n_interrupted += 1
             if fingerprint(model.hf) != before:
                 changed.append(f"{name}/{engine}")
-    text = f"{len(changed)} of 21 models changed after {n} runs, 60 of them interrupted"
-    return Measured(text.replace("60", str(n - 210)), not changed)
-
-
-def tiny_tokenizer() -> Any:
-    """The tokenizer of the tiny models."""
-    from interp.models import tiny
-
-    return tiny.tokenizer()
+    text = (
+        f"{len(changed)} of 21 models changed after {n_runs} runs and {n_interrupted} stopped ones"
+    )
+    return Measured(text, not changed)
 
 
 def tts_exact() -> Measured:
     """The shared token tree gives the log-probabilities of one plain forward pass a cell."""
     rows = []
-    for name, limit in [*((tiny, 1e-5) for tiny in TINY), ("smollm2-135m", 1e-4)]:
+    for name, limit in [*((name, 1e-5) for name in TINY), ("smollm2-135m", 1e-4)]:
         model = interp.load(name)
         chain = cost_chain(model, n_steps=6, n_tokens=90)
         options = {"seeds": (0, 1), "control_seeds": 1, "pool": ("Then 4 + 9 = 13. ",)}
@@ -227,8 +213,8 @@ def tts_exact() -> Measured:
         error = max(abs(a.logprob - b.logprob) for a, b in pairs)
         rows.append({"model": name, "cells": len(fast.audit), "difference": error, "limit": limit})
     holds = all(row["difference"] <= row["limit"] for row in rows)
-    tiny = max(row["difference"] for row in rows[:-1])
-    text = f"tiny models {tiny:.2g}, SmolLM2 {rows[-1]['difference']:.2g} (log-probability)"
+    worst = max(row["difference"] for row in rows[:-1])
+    text = f"tiny models {worst:.2g}, SmolLM2 {rows[-1]['difference']:.2g} (log-probability)"
     return Measured(text, holds, tuple(rows))
 
 

@@ -1,0 +1,31 @@
+"""The README's Python is run, and prints what the README says it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from interp.errors import InterpError
+from interp.models import registry
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_readme_runs_and_prints_what_it_shows():
+    if registry.availability("smollm2-135m").startswith(("no", "if")):
+        pytest.skip(f"smollm2-135m: {registry.availability('smollm2-135m')}")
+    assert len(BLOCKS) == 2
+    names: dict[str, object] = {}
+    for code, shown in BLOCKS:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            try:
+                exec(code, names)
+            except InterpError as error:
+                print(f"{type(error).__name__}: {error}")
+        assert out.getvalue() == shown
