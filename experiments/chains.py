@@ -15,7 +15,7 @@ def counted_chain(model: Model, *, n_steps: int, n_tokens: int, seed: int = 0) -
     steps, used = [], 0
     for i in range(n_steps):
         goal = n_tokens * (i + 1) // n_steps
-        a, b = rng.randint(11, 99), rng.randint(11, 99)
+        a, b = rng.randint(2, 9), rng.randint(2, 9)
         name = rng.choice(NAMES)
         text = f"{name} has {a} + {b} = {a + b}"
         while used + len(encode(model.tokenizer, text + ".\n")) < goal - 1:
