@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from experiments.claims import CLAIMS
 from interp.errors import InterpError
 from interp.models import registry
 
@@ -29,3 +31,12 @@ def test_the_readme_runs_and_prints_what_it_shows():
             except InterpError as error:
                 print(f"{type(error).__name__}: {error}")
         assert out.getvalue() == shown
+
+
+def test_the_claims_in_the_readme_are_the_recorded_ones_and_hold():
+    record = Path(__file__).parents[1] / "experiments" / "records" / "claims.jsonl"
+    measured = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    assert [each["claim"] for each in measured] == list(CLAIMS)
+    for each in measured:
+        assert each["holds"] and each["goal"] == CLAIMS[each["claim"]].goal
+        assert f"| `{each['claim']}` | {each['goal']} | {each['measured']} |" in README
