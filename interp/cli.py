@@ -177,7 +177,21 @@ class Results:
             columns = tuple(c for c in DEFAULT_COLUMNS.get(self.table, ()) if c in present)
         text = render(rows, self.format, columns or None)
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        return _warn_of_missing(store)
+
+
+def _warn_of_missing(store) -> int:
+    """Say on stderr that cells are gone; the exit status that goes with it."""
+    from interp.jobs.runs import missing
+
+    gone = missing(store)
+    if not gone:
         return 0
+    sys.stderr.write(
+        f"interp: {gone} cells of this run are missing or damaged and not shown; start the command "
+        "that made the run again to make them again.\n"
+    )
+    return 3
 
 
 DEFAULT_COLUMNS = {
@@ -199,9 +213,10 @@ class Report:
         from interp.jobs.runs import write_report
         from interp.results import Store
 
-        path = write_report(Store.open(self.folder))
+        store = Store.open(self.folder)
+        path = write_report(store)
         console.print(f"Report: {path}", soft_wrap=True, markup=False)
-        return 0
+        return _warn_of_missing(store)
 
 
 @dataclass(frozen=True, kw_only=True)

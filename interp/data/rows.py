@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def _row(line: str, number: int) -> Row:
     name = name or "q-" + hashlib.sha256(question.encode()).hexdigest()[:10]
     if isinstance(data.get("answer"), int | float) and not isinstance(data["answer"], bool):
         data["answer"] = str(data["answer"])
+    if typo := _misspelt(data):
+        return Row(name, question, reason=typo)
     wrong = [key for key in ("cot", "answer") if not isinstance(data.get(key), str | None)]
     if wrong:
         return Row(name, question, reason=f"`{wrong[0]}` is not text")
@@ -82,6 +85,18 @@ def _row(line: str, number: int) -> Row:
         reason = "`spans` must be [start, end] pairs and `paraphrases` an object of step to text"
         return Row(name, question, reason=reason)
     return Row(name, question, data.get("cot"), data.get("answer"), spans, rewrites or None)
+
+
+FIELDS = ("id", "question", "cot", "answer", "spans", "paraphrases")
+
+
+def _misspelt(data: dict[str, Any]) -> str | None:
+    """Say that a key is almost the name of a field that the row lacks; other keys are no matter."""
+    for key in data.keys() - set(FIELDS):
+        near = get_close_matches(key, [f for f in ("cot", "answer") if f not in data], 1, 0.66)
+        if near:
+            return f"unknown field {key!r}: did you mean {near[0]!r}?"
+    return None
 
 
 def _encodable(data: dict[str, Any]) -> bool:

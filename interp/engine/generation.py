@@ -96,6 +96,8 @@ def generate(
 
 
 def _check(max_new_tokens: int, temperature: float, top_p: float, stop: tuple[str, ...]) -> None:
+    if not isinstance(max_new_tokens, int):
+        raise InputError(f"max_new_tokens={max_new_tokens!r}: give a whole number.")
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: ask for at least 1.")
     if not 0 <= temperature < float("inf"):

@@ -65,6 +65,8 @@ def load(
                 f"{nearest(dtype, DTYPES)}"
             )
         dtype = DTYPES[dtype]
+    if dtype is not None and dtype not in DTYPES.values():
+        raise InputError(f"dtype={dtype}: give one of {', '.join(DTYPES)}.")
     try:
         device = torch.device(device)
     except RuntimeError as error:
@@ -72,6 +74,8 @@ def load(
     _require_device(device)
     engine_class = _engine_class(str(engine))
     if isinstance(model, str):
+        if tokenizer is not None:
+            raise InputError("tokenizer= goes with a live model: a named model brings its own.")
         from interp.models.weights import find
 
         return engine_class(*find(model, dtype=dtype, device=device, options=options))

@@ -176,6 +176,8 @@ class Model(ABC):
         >>> run.receipt[0].tokens, run.receipt.acted
         (((0, 2),), True)
         """
+        if padding_side not in ("left", "right"):
+            raise InputError(f"padding_side={padding_side!r}: write 'left' or 'right'.")
         batch = self.tokens(inputs, side=padding_side)
         session = self.session(batch, batch.lengths, edits, capture)
         wanted = self._logit_positions(logits, batch)

@@ -72,6 +72,11 @@ def table_names(store: results.Store) -> list[str]:
     return sorted({name for cell in store.cells() for name in cell["tables"]})
 
 
+def missing(store: results.Store) -> int:
+    """How many cells the run once had and now lacks, damaged ones that were set aside included."""
+    return len(set(store.manifest.order or ()) - set(store.keys()))
+
+
 def rows(store: results.Store, table: str) -> list[dict[str, Any]]:
     """A table's rows, none where no cell holds it yet."""
     return store.rows(table) if table in table_names(store) else []

@@ -52,6 +52,11 @@ class Settings:
                 raise InputError(f"--{flag} {getattr(self, name)}: ask for at least 1.")
         if self.control_seeds < 0:
             raise InputError(f"--control-seeds {self.control_seeds}: give 0 (no controls) or more.")
+        if self.control_seeds > max(1, self.seeds):
+            raise InputError(
+                f"--control-seeds {self.control_seeds} is more than --seeds {self.seeds}: the "
+                "controls of a seed stand beside its scores."
+            )
 
     @property
     def rules(self) -> Rules:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -93,8 +94,10 @@ def token_ids(tokenizer: Any, inputs: Inputs, *, d_vocab: int) -> list[list[int]
         InputError: nothing given, an empty prompt, text without a tokenizer, or an id outside the
             vocabulary.
     """
-    if isinstance(inputs, Tensor):
-        inputs = inputs.tolist()
+    if hasattr(inputs, "tolist"):  # a tensor or an array
+        inputs = inputs.tolist()  # type: ignore[union-attr]
+    if not isinstance(inputs, str | Sequence):
+        raise InputError(f"inputs={inputs!r}: pass text, token ids, or a list of either.")
     prompts: Any = [inputs] if isinstance(inputs, str) else inputs
     if len(prompts) and isinstance(prompts[0], int):
         prompts = [prompts]
@@ -108,8 +111,10 @@ def _one_prompt(tokenizer: Any, prompt: Any, i: int, d_vocab: int) -> list[int]:
         if tokenizer is None:
             raise InputError("This model has no tokenizer, so pass token ids instead of text.")
         ids = encode(tokenizer, prompt)
-    else:
+    elif isinstance(prompt, Sequence) and all(isinstance(token, Integral) for token in prompt):
         ids = [int(token) for token in prompt]
+    else:
+        raise InputError(f"Prompt {i} is {prompt!r}: pass text or a list of whole token ids.")
     if not ids:
         raise InputError(f"Prompt {i} is empty: a prompt needs at least one token.")
     outside = [token for token in ids if not 0 <= token < d_vocab]

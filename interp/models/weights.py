@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from interp.errors import MissingPackageError, ModelError, nearest
+from interp.errors import InputError, MissingPackageError, ModelError, nearest
 from interp.models import registry
 from interp.models.registry import KNOWN, cache_folder, packaged_gguf
 
@@ -46,6 +46,10 @@ def _known(name: str, *, dtype: torch.dtype | None, device: Any, options: dict[s
     kind = KNOWN[name].kind
     if kind == "smollm2":
         return _pretrained(_smollm2_source(name), name, dtype or torch.float32, device, options)
+    if options:
+        raise InputError(
+            f"{name} is made in code and takes no options: leave out {', '.join(sorted(options))}."
+        )
     from interp.models import planted, tiny
 
     if kind == "planted":

@@ -69,6 +69,10 @@ def patch_grid(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f"direction={direction!r}: write 'denoise' or 'noise'.")
+    if layers is not None and (not layers or min(layers) < 0):
+        raise InputError(
+            f"layers={list(layers)}: name at least one layer from 0 to {model.sizes.n_layers - 1}."
+        )
     layers = list(range(model.sizes.n_layers)) if layers is None else list(layers)
     sites = [Site(component, layer) for layer in layers]
     clean_ids, corrupted_ids, right, wrong = pair_tokens(model, pair)

@@ -552,3 +552,20 @@ def test_a_think_block_that_is_not_there_cannot_be_closed(interp, data, tmp_path
     assert done.status == 3
     (chain, *_) = results.Store.open(tmp_path / "run").rows("chains")
     assert chain["reason"] == "no think block: there is none to close before the cue"
+
+
+def test_a_cell_that_went_missing_is_not_passed_over_in_silence(interp, data, tmp_path):
+    out = tmp_path / "run"
+    score(interp, data, out)
+    next(iter(sorted((out / "cells").glob("*/steps.parquet")))).unlink()
+    for words in (("results", out), ("results", out, "--format", "csv"), ("report", out)):
+        done = interp(*words)
+        assert done.status == 3
+        assert done.err.startswith("interp: 1 cells of this run are missing or damaged")
+    assert score(interp, data, out).status == 0
+    assert interp("results", out).status == 0
+
+
+def test_more_control_seeds_than_seeds_are_refused(interp, data, tmp_path):
+    done = score(interp, data, tmp_path / "run", "--control-seeds", 9)
+    assert done.sentence.startswith("--control-seeds 9 is more than --seeds ")

@@ -252,3 +252,12 @@ def test_the_random_steps_are_fixed_numeric_and_of_no_other_problem():
         assert a + b == total
         assert len(segment(step)) == 1 and step.endswith(". ")
         assert not any(step.strip() in each.solution for each in problems)
+
+
+def test_a_field_that_is_almost_named_is_marked_and_other_fields_are_no_matter(rows):
+    typo, extra = rows(
+        {"id": "a", "question": "q", "cto": "We have 17."},
+        {"id": "b", "question": "q", "source": "mine", "context": "x"},
+    )
+    assert typo.reason == "unknown field 'cto': did you mean 'cot'?"
+    assert extra.reason is None

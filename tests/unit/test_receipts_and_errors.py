@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import interp
 from interp.edits import (
     Add,
     Clamp,
@@ -787,3 +788,21 @@ def test_every_kind_of_edit_is_proved_and_written(kind):
     assert (proof.fired, proof.tokens, proof.acted) == (1, ((0, 1), (1, 1)), True)
     written = f"{type(edit).__name__}(1.attn.z, positions=(1,), heads=(2,)): fired 1x at 2 tokens"
     assert str(proof).startswith(f"{written}, change ")
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda m: interp.load("tiny-gpt2", revison="x"), "tiny-gpt2 is made in code and takes no"),
+        (lambda m: interp.load("tiny-gpt2", tokenizer="gpt2"), "tokenizer= goes with a live model"),
+        (lambda m: interp.load("tiny-gpt2", dtype=torch.int8), "dtype=torch.int8: give one of"),
+        (lambda m: m.run(None), "inputs=None: pass text, token ids"),
+        (lambda m: m.run(["a", 3]), "Prompt 1 is 3: pass text or a list of whole token ids"),
+        (lambda m: m.run([[1.5, 2]]), r"Prompt 0 is \[1.5, 2\]: pass text"),
+        (lambda m: m.run("a", padding_side="middle"), "padding_side='middle': write 'left' or"),
+        (lambda m: m.generate("a", max_new_tokens=2.5), "max_new_tokens=2.5: give a whole number"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused_in_a_sentence(call, text):
+    with pytest.raises(InputError, match=f"^{text}"):
+        call(tiny("tiny-gpt2"))
