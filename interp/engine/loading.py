@@ -58,15 +58,7 @@ def load(
             f"There is no engine {engine!r}; there are: {', '.join(ENGINES)}."
             f"{nearest(str(engine), ENGINES)}"
         )
-    if isinstance(dtype, str):
-        if dtype not in DTYPES:
-            raise InputError(
-                f"There is no dtype {dtype!r}; there are: {', '.join(DTYPES)}."
-                f"{nearest(dtype, DTYPES)}"
-            )
-        dtype = DTYPES[dtype]
-    if dtype is not None and dtype not in DTYPES.values():
-        raise InputError(f"dtype={dtype}: give one of {', '.join(DTYPES)}.")
+    dtype = _dtype(dtype)
     try:
         device = torch.device(device)
     except RuntimeError as error:
@@ -90,6 +82,17 @@ def load(
             "dtype or options."
         )
     return engine_class(model, tokenizer, type(model).__name__)
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in DTYPES:
+        raise InputError(
+            f"There is no dtype {dtype!r}; there are: {', '.join(DTYPES)}."
+            f"{nearest(str(dtype), DTYPES)}"
+        )
+    return DTYPES[dtype]  # type: ignore[index]
 
 
 def _require_device(device: torch.device) -> None:

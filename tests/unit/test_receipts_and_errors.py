@@ -795,7 +795,10 @@ def test_every_kind_of_edit_is_proved_and_written(kind):
     [
         (lambda m: interp.load("tiny-gpt2", revison="x"), "tiny-gpt2 is made in code and takes no"),
         (lambda m: interp.load("tiny-gpt2", tokenizer="gpt2"), "tokenizer= goes with a live model"),
-        (lambda m: interp.load("tiny-gpt2", dtype=torch.int8), "dtype=torch.int8: give one of"),
+        (
+            lambda m: interp.load("tiny-gpt2", dtype=torch.int8),
+            "There is no dtype torch.int8; there are: ",
+        ),
         (lambda m: m.run(None), "inputs=None: pass text, token ids"),
         (lambda m: m.run(["a", 3]), "Prompt 1 is 3: pass text or a list of whole token ids"),
         (lambda m: m.run([[1.5, 2]]), r"Prompt 0 is \[1.5, 2\]: pass text"),
