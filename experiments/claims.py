@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import interp
@@ -431,13 +432,14 @@ def show(results: Sequence[tuple[Claim, Measured]], console: Console) -> None:
     """Print the table, and the rows of the cost claims and of failed ones."""
     table = Table("claim", "goal", "measured", "holds")
     for claim, measured in results:
-        table.add_row(claim.name, claim.goal, measured.text, "yes" if measured.holds else "NO")
+        holds = "yes" if measured.holds else "NO"
+        table.add_row(claim.name, claim.goal, escape(measured.text), holds)
     console.print(table)
     for claim, measured in results:
         if measured.table and ("cost" in claim.name or not measured.holds):
             detail = Table(*measured.table[0], title=claim.name)
             for row in measured.table:
-                detail.add_row(*(str(value) for value in row.values()))
+                detail.add_row(*(escape(str(value)) for value in row.values()))
             console.print(detail)
 
 

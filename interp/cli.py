@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from interp.errors import InterpError
@@ -242,7 +243,8 @@ class Check:
         table = Table("check", "largest error", "tolerance", "holds", "note")
         for each in checks:
             holds = "yes" if each.holds else "NO"
-            table.add_row(each.name, f"{each.error:.2g}", f"{each.tolerance:.2g}", holds, each.note)
+            numbers = (f"{each.error:.2g}", f"{each.tolerance:.2g}")
+            table.add_row(escape(each.name), *numbers, holds, escape(each.note))
         console.print(
             f"{model.name}, engine {model.engine}, {len(model.sites)} sites", markup=False
         )

@@ -569,3 +569,10 @@ def test_a_cell_that_went_missing_is_not_passed_over_in_silence(interp, data, tm
 def test_more_control_seeds_than_seeds_are_refused(interp, data, tmp_path):
     done = score(interp, data, tmp_path / "run", "--control-seeds", 9)
     assert done.sentence.startswith("--control-seeds 9 is more than --seeds ")
+
+
+def test_the_check_table_shows_brackets_as_they_are(interp, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    done = interp("check", "tiny-gpt2")
+    assert done.status == 0
+    assert "patching resid_mid[l] = patching resid_pre[l+1]" in done.out
