@@ -311,7 +311,13 @@ def _finding_place(steps: Sequence[Step]) -> Finding:
         f"{name} {percent(part)} (from {percent(len(third) / len(steps))} of the steps)"
         for name, part, third in zip(names, mass, thirds, strict=True)
     )
-    return Finding(title, f"Share of TTS by third: {', '.join(parts)}.")
+    detail = f"Share of TTS by third: {', '.join(parts)}."
+    nulls = [(s.null, part_of(s.position, 3)) for s in steps if s.null is not None]
+    null = math.fsum(value for value, _ in nulls)
+    if null > 0:
+        there = math.fsum(value for value, part in nulls if part == top) / null
+        detail += f" The null rewrite's own score: {percent(there)} in the {names[top]} third."
+    return Finding(title, detail)
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
