@@ -10,7 +10,7 @@ import pytest
 from figures.__main__ import main, redraw
 from figures.tts_distribution import figure
 from interp.errors import InputError
-from interp.results import Manifest, Store, cell_key
+from interp.results import Manifest, Store, cell_key, report_stats
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,3 +134,13 @@ def test_the_committed_figure_is_the_committed_records(tmp_path):
         inside = [m for m in means if (m <= most if least < 0 else least <= m < most)]
         assert n == len([m for m in inside if least < 0 or m > 0.005])
     assert sum(bars["y"]) == len(means) and store.damaged == 0
+
+
+def test_the_place_of_the_score_stands_beside_the_place_of_the_null():
+    store = Store.open(ROOT / "experiments" / "records" / "tts_word_problems")
+    rows = report_stats.scored_rows(store.rows("chains"), store.rows("steps"))
+    place = report_stats.findings(rows)[2]
+    late = [r for r in rows if r["null_tts"] is not None and r["position"] >= 2 / 3]
+    share = sum(r["null_tts"] for r in late) / sum(r["null_tts"] or 0.0 for r in rows)
+    said = f"The null rewrite's own score: {share:.0%} in the last third."
+    assert place.detail.endswith(said)
