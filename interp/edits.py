@@ -15,11 +15,11 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import EditError, PositionError
-from interp.sites import ATTENTION_MAPS, Site, parse_positions
+from interp.sites import Site, parse_positions
 
 Act = Float[Tensor, "n *rest"]
 """Selected entries of an activation: first axis (prompt, position) pairs, last axes the site's."""
@@ -39,6 +39,9 @@ class Where:
     """How many prompts the batch has."""
     token: tuple[int, ...]
     """The shape of one token's whole activation at the site, heads and units not yet selected."""
+    keys: Bool[Tensor, "n key"] | None = None
+    """At attention maps, which keys each query sees; the others keep their value whatever the edit
+    returns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +68,6 @@ class Edit(ABC):
 
     def __post_init__(self) -> None:
         site = Site.parse(self.site)
-        if site.component in ATTENTION_MAPS:
-            raise EditError(
-                f"{site} can be captured, not edited by {type(self).__name__}: edit attn.z, or the "
-                "queries, keys and values that make the pattern."
-            )
         object.__setattr__(self, "site", site)
         object.__setattr__(self, "positions", parse_positions(self.positions))
         for name in ("heads", "units", "rows"):
@@ -126,7 +124,8 @@ class Patch(Edit):
             return
         there = parse_positions(self.source_positions)
         object.__setattr__(self, "source_positions", there)
-        if isinstance(self.positions, str) or len(there) != len(self.positions):
+        here = self.positions
+        if not (isinstance(here, tuple) and isinstance(there, tuple) and len(there) == len(here)):
             raise EditError(
                 f"{self}: source_positions={there} must pair with positions one to one; "
                 "give as many of each."
@@ -301,7 +300,12 @@ class Clamp(Edit):
 def _from_source(
     edit: Edit, source: Tensor, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"], where: Where
 ) -> Tensor:
-    """Take entries of `[row, pos, ...]`; refuse another shape, a missing token and padding."""
+    """Take entries of `[row, pos, ...]`; refuse another shape, a missing token and padding.
+
+    Attention maps come as they are captured, `[row, head, pos_q, pos_k]`.
+    """
+    if where.keys is not None and source.ndim == 4:
+        source = source.transpose(1, 2)
     if source.shape[2:] != where.token:
         name = "mean" if isinstance(edit, MeanAblate) else "source"
         given = source[0] if name == "mean" else source[0, 0] if source.ndim > 1 else source
@@ -311,7 +315,10 @@ def _from_source(
             f"{edit}: the source of {source.shape[1]} tokens has no token at position "
             f"{int(pos.max())}; capture it from a prompt that is long enough."
         )
-    value = where.select(source[rows.to(source.device), pos.to(source.device)])
+    value = source[rows.to(source.device), pos.to(source.device)]
+    if where.keys is not None:
+        value = torch.where(where.keys[:, None].to(value.device), value, 0.0)
+    value = where.select(value)
     if value.isnan().any():
         raise EditError(f"{edit}: the source is NaN at a named position: that is padding.")
     return value

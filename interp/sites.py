@@ -57,7 +57,7 @@ KV_HEADED = frozenset({"attn.k", "attn.v", "attn.rot_k"})
 """Components with one entry for each key-value head; head h there means the group that h shares."""
 
 ATTENTION_MAPS = frozenset({"attn.scores", "attn.pattern"})
-"""Components shaped `[batch, head, pos_q, pos_k]`; they can be captured, not yet edited."""
+"""Shaped `[batch, head, pos_q, pos_k]`; to an edit one entry is a query: `[head, key]`."""
 
 INSIDE_ATTENTION = frozenset(
     {"attn.rot_q", "attn.rot_k", "attn.k_each", "attn.v_each", "attn.scores", "attn.pattern"}
@@ -132,16 +132,49 @@ def parse_sites(sites: str | Site | Iterable[str | Site]) -> tuple[Site, ...]:
     return tuple(dict.fromkeys(Site.parse(site) for site in several))
 
 
-Positions = Literal["all", "new"] | tuple[int, ...]
-"""Logical token positions: every real token, every newly generated token, or the ones named.
+@dataclass(frozen=True)
+class New:
+    """Chosen newly generated tokens, counted from the first new one: `New(0, 1, 2)`."""
 
-Position p is the p-th real token of a prompt, from 0 at the left: padding, batching, generation and
-the KV cache never change it.
+    indices: tuple[int, ...]
+
+    def __init__(self, *indices: int) -> None:
+        object.__setattr__(self, "indices", _indices(indices))
+
+    def __repr__(self) -> str:
+        return f"New({', '.join(map(str, self.indices))})"
+
+
+@dataclass(frozen=True)
+class Each:
+    """Positions for each prompt of the batch apart: `Each(((3,), (5, 6)))`."""
+
+    prompts: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompts, Iterable) or isinstance(self.prompts, str):
+            raise PositionError(f"Each({self.prompts!r}): give one tuple of positions a prompt.")
+        several = tuple(_indices([at] if isinstance(at, int) else at) for at in self.prompts)
+        object.__setattr__(self, "prompts", several)
+
+    def __repr__(self) -> str:
+        return f"Each({self.prompts})"
+
+
+Positions = Literal["all", "prompt", "last", "new"] | tuple[int, ...] | New | Each
+"""Logical token positions.
+
+`"all"` is every real token, `"prompt"` those of the prompt, `"last"` the last of each prompt,
+`"new"` every newly generated token, `New(0, 2)` chosen new ones; a tuple names positions, `Each`
+does so for each prompt. Position p is the p-th real token of a prompt, from 0 at the left: padding,
+batching, generation and the KV cache never change it.
 """
+
+NAMED = ("all", "prompt", "last", "new")
 
 
 def parse_positions(positions: object) -> Positions:
-    """Check positions: `"all"`, `"new"`, one index or several.
+    """Check positions: a name, `New`, `Each`, one index or several.
 
     >>> parse_positions(3), parse_positions([0, 2]), parse_positions("all")
     ((3,), (0, 2), 'all')
@@ -149,14 +182,21 @@ def parse_positions(positions: object) -> Positions:
     Raises:
         PositionError: not a position, negative, or named twice.
     """
-    if positions in ("all", "new"):
+    if isinstance(positions, New | Each) or (isinstance(positions, str) and positions in NAMED):
         return positions  # type: ignore[return-value]
+    if isinstance(positions, bool):
+        raise PositionError(f"positions={positions}: {positions} is not a whole number.")
     many = [positions] if isinstance(positions, int) else positions
     if isinstance(many, str) or not isinstance(many, Iterable):
         raise PositionError(
-            f"positions={positions!r}: give 'all', 'new', or token indices such as (0, 3)."
+            f"positions={positions!r}: give 'all', 'prompt', 'last', 'new', New(0), or token "
+            "indices such as (0, 3)."
         )
-    indices = tuple(many)
+    return _indices(many)
+
+
+def _indices(positions: Iterable) -> tuple[int, ...]:
+    indices = tuple(positions)
     for index in indices:
         if isinstance(index, bool) or not isinstance(index, int):
             raise PositionError(f"positions={positions!r}: {index!r} is not a whole number.")

@@ -180,7 +180,7 @@ class Model(ABC):
             raise InputError(f"padding_side={padding_side!r}: write 'left' or 'right'.")
         batch = self.tokens(inputs, side=padding_side)
         session = self.session(batch, batch.lengths, edits, capture)
-        wanted = self._logit_positions(logits, batch)
+        wanted = self.logit_positions(logits, batch)
         with torch.set_grad_enabled(grad):
             out, _ = self.tapped(batch, session.taps(batch), keep=_columns(batch, wanted))
             out = _gather_logits(out, batch, wanted)
@@ -223,14 +223,14 @@ class Model(ABC):
         session.add(edits, _capture(capture))
         return session
 
-    def _logit_positions(self, logits: LogitsAt, batch: Batch) -> Tensor | None:
+    def logit_positions(self, logits: LogitsAt, batch: Batch) -> Tensor | None:
         """Logical positions to unembed `[batch, n]`, or None for all."""
         if logits == "all":
             return None
         if logits == "last":
             return batch.lengths[:, None] - 1
         positions = parse_positions(logits)
-        if isinstance(positions, str):
+        if not isinstance(positions, tuple):
             raise PositionError(f"logits={logits!r}: give 'all', 'last', or token indices.")
         past = [p for p in positions if p >= int(batch.lengths.min())]
         if past:

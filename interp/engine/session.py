@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.edits import Edit, Where
@@ -19,7 +19,7 @@ from interp.engine.receipts import EditReceipt, Receipt, first_few
 from interp.errors import EditError, PositionError, SilentEditError
 from interp.models.addresses import Sizes
 from interp.models.tokens import Batch
-from interp.sites import ATTENTION_MAPS, KV_HEADED, Positions, Site
+from interp.sites import ATTENTION_MAPS, KV_HEADED, Each, New, Positions, Site
 
 Tap = Callable[[Tensor], Tensor | None]
 """Called with a site's activation `[batch, width, ...]`; returns a new one, or None to keep it."""
@@ -41,6 +41,8 @@ class BoundEdit:
     """One edit and the record of what it did."""
 
     edit: Edit
+    cell: int
+    """The cell of a sweep that it belongs to; 0 in a run."""
     due: Bool[Tensor, "batch limit"]
     """Tokens that it must reach."""
     seen: Bool[Tensor, "batch limit"]
@@ -56,8 +58,16 @@ class BoundEdit:
                 f"{self.edit} was applied twice to one token: its site ran more than once, so its "
                 "effect has no meaning; please report the architecture."
             )
+        self.seen = self.seen.clone()
         self.seen[rows, pos] = True
         self.fired += 1
+
+    def take(self, proof: EditReceipt) -> None:
+        """Take over what another run of the same edit proved."""
+        for row, pos in proof.tokens:
+            self.seen[row, pos] = True
+        self.fired += proof.fired
+        self.change, self.before = proof.change**2, proof.before**2
 
     def receipt(self) -> EditReceipt:
         """Return the proof so far."""
@@ -90,8 +100,10 @@ class Session:
     capture: dict[Site, Positions] = field(default_factory=dict)
     captured: dict[Site, list[tuple[Batch, Tensor]]] = field(default_factory=dict)
 
-    def add(self, edits: Sequence[Edit], capture: Mapping[Site, Positions]) -> None:
-        """Check and bind edits and captures.
+    def add(
+        self, edits: Sequence[Edit], capture: Mapping[Site, Positions], *, cell: int = 0
+    ) -> None:
+        """Check and bind the edits of a cell, and captures.
 
         Raises:
             SiteError, EditError, PositionError: a site, head or token that the run does not have.
@@ -103,16 +115,16 @@ class Session:
             self.host.check_sites([site])
             _require_heads(edit, self.host.sizes)
             due = self._due(edit)
-            self.edits.append(BoundEdit(edit, due, torch.zeros_like(due)))
+            self.edits.append(BoundEdit(edit, cell, due, torch.zeros_like(due)))
         for site, positions in capture.items():
             self.host.check_sites([site])
-            if not isinstance(positions, str):
-                self._require_positions(f"capture of {site}", positions, range(len(self.limits)))
-            elif positions == "new":
+            if positions in ("new", "prompt") or isinstance(positions, New | Each):
                 raise PositionError(
-                    f"capture of {site}: a run has no new tokens; name positions or 'all'."
+                    f"capture of {site}: {positions!r} cannot be captured; name positions, 'last' "
+                    "or 'all'."
                 )
-        self.capture = dict(capture)
+            self._require_positions(f"capture of {site}", positions, range(len(self.limits)))
+        self.capture |= capture
 
     def _due(self, edit: Edit) -> Bool[Tensor, "batch limit"]:
         n_rows, width = len(self.limits), int(self.limits.max())
@@ -120,10 +132,10 @@ class Session:
         if outside:
             raise EditError(f"{edit}: there is no prompt {outside[0]}; the batch has {n_rows}.")
         rows = edit.rows if edit.rows is not None else tuple(range(n_rows))
+        self._require_positions(str(edit), edit.positions, rows)
         pos = torch.arange(width, device=self.limits.device).expand(n_rows, width)
-        due = self._hits(edit, pos) & (pos < self.limits[:, None])
-        if not isinstance(edit.positions, str):
-            self._require_positions(str(edit), edit.positions, rows)
+        prompts = torch.arange(n_rows, device=pos.device)[:, None].expand_as(pos)
+        due = self._hits(edit, pos, prompts) & (pos < self.limits[:, None])
         if not due.any():
             raise SilentEditError(
                 f"{edit} names no token of this run, so it would change nothing; new tokens exist "
@@ -132,10 +144,24 @@ class Session:
         return due
 
     def _require_positions(
-        self, what: str, positions: Sequence[int], rows: Sequence[int] | range
+        self, what: str, positions: Positions, rows: Sequence[int] | range
     ) -> None:
+        if isinstance(positions, str):
+            return
+        if isinstance(positions, Each) and len(positions.prompts) != len(self.limits):
+            raise PositionError(
+                f"{what}: Each names positions for {len(positions.prompts)} prompts and the batch "
+                f"has {len(self.limits)}; give one tuple a prompt."
+            )
         for row in rows:
-            past = [pos for pos in positions if pos >= self.limits[row]]
+            past = [pos for pos in self._named(positions, row) if pos >= self.limits[row]]
+            if past and isinstance(positions, New):
+                length = int(self.prompt_lengths[row])
+                raise PositionError(
+                    f"{what}: the model sees {int(self.limits[row]) - length} new tokens of prompt "
+                    f"{row}, so there is no new token {past[0] - length}; raise max_new_tokens of "
+                    "generate."
+                )
             if past:
                 raise PositionError(
                     f"{what}: position {past[0]} is past the end: prompt {row} has "
@@ -143,23 +169,49 @@ class Session:
                     f"{int(self.limits[row]) - 1}."
                 )
 
-    def _hits(self, edit: Edit, index: Int[Tensor, "batch width"]) -> Bool[Tensor, "batch width"]:
+    def _named(self, positions: tuple[int, ...] | New | Each, row: int) -> tuple[int, ...]:
+        """The logical positions that are named for one prompt."""
+        if isinstance(positions, New):
+            return tuple(int(self.prompt_lengths[row]) + i for i in positions.indices)
+        return positions.prompts[row] if isinstance(positions, Each) else positions
+
+    def _hits(
+        self,
+        edit: Edit,
+        index: Int[Tensor, "batch width"],
+        prompts: Int[Tensor, "batch width"],
+    ) -> Bool[Tensor, "batch width"]:
+        """The columns that an edit names: each has its logical index and its prompt."""
         mask = index >= 0
         if edit.rows is not None:
-            keep = torch.zeros(len(index), dtype=torch.bool, device=index.device)
-            keep[list(edit.rows)] = True
-            mask = mask & keep[:, None]
-        if edit.positions == "new":
-            return mask & (index >= self.prompt_lengths[:, None])
-        if edit.positions == "all":
+            mask = mask & torch.isin(prompts, torch.tensor(edit.rows, device=index.device))
+        at = edit.positions
+        if at == "all":
             return mask
-        return mask & torch.isin(index, torch.tensor(edit.positions, device=index.device))
+        if isinstance(at, tuple):
+            return mask & torch.isin(index, torch.tensor(at, device=index.device))
+        lengths = self.prompt_lengths.to(index.device)[prompts]
+        if isinstance(at, New):
+            return mask & torch.isin(index - lengths, torch.tensor(at.indices, device=index.device))
+        if isinstance(at, Each):
+            for row, named in enumerate(at.prompts):
+                here = torch.isin(index, torch.tensor(named, device=index.device))
+                mask = mask & (here | (prompts != row))
+            return mask
+        match at:
+            case "new":
+                return mask & (index >= lengths)
+            case "prompt":
+                return mask & (index < lengths)
+        return mask & (index == lengths - 1)
 
     def taps(self, batch: Batch) -> dict[Site, Tap]:
         """Return one tap for each site that is edited or captured in this forward pass."""
         edits: dict[Site, list[BoundEdit]] = {}
+        cells = set(batch.cells.unique().tolist())
         for bound in self.edits:
-            edits.setdefault(Site.parse(bound.edit.site), []).append(bound)
+            if bound.cell in cells:
+                edits.setdefault(Site.parse(bound.edit.site), []).append(bound)
         sites = sorted({*edits, *self.capture}, key=lambda site: site.order)
         return {site: self._tap(site, edits.get(site, []), batch) for site in sites}
 
@@ -167,7 +219,7 @@ class Session:
         def tap(act: Tensor) -> Tensor | None:
             new = act
             for bound in edits:
-                new = self._apply(bound, site, new, batch)
+                new = self._apply(bound, site, new, batch, owned=new is not act)
             if site in self.capture:
                 kept = new.clone() if torch.is_grad_enabled() else new.detach().clone()
                 self.captured.setdefault(site, []).append((batch, kept))
@@ -175,17 +227,37 @@ class Session:
 
         return tap
 
-    def _apply(self, bound: BoundEdit, site: Site, act: Tensor, batch: Batch) -> Tensor:
+    def _apply(
+        self, bound: BoundEdit, site: Site, act: Tensor, batch: Batch, *, owned: bool
+    ) -> Tensor:
+        """Apply one edit; an activation that is `owned` (made by an edit before) is written to."""
         edit = bound.edit
-        index = batch.index.to(act.device)
-        rows, columns = self._hits(edit, index).nonzero(as_tuple=True)
+        hits = self._hits(edit, batch.index, batch.prompts) & (batch.cells == bound.cell)
+        rows, columns = hits.nonzero(as_tuple=True)
         if not len(rows):
             return act
-        pos = index[rows, columns]
-        pick = _selection(edit, site, act, self.host.sizes)
-        old = act[(rows, columns)][pick]
-        where = Where(rows, pos, lambda tensor: tensor[pick], len(act), tuple(act.shape[2:]))
-        new = edit.new(old, where)
+        prompts, pos = batch.prompts[rows, columns], batch.index[rows, columns]
+        entries = _entries(site, batch, self.host.sizes, act, rows, columns, int(self.limits.max()))
+        whole = entries.read(act)
+        pick = _selection(edit, site, whole, self.host.sizes)
+        old = whole[pick]
+        where = Where(
+            prompts.to(act.device),
+            pos.to(act.device),
+            lambda tensor: tensor[pick],
+            len(self.limits),
+            tuple(whole.shape[1:]),
+            entries.keys,
+        )
+        new = self._checked(bound, edit.new(old, where), old, where)
+        bound.mark(prompts.to(bound.seen.device), pos.to(bound.seen.device))
+        whole = whole.clone()
+        whole[pick] = new
+        return entries.write(act, whole, owned=owned)
+
+    def _checked(self, bound: BoundEdit, new: Tensor, old: Tensor, where: Where) -> Tensor:
+        """Refuse an answer of another shape or not finite; note how much it changes."""
+        edit = bound.edit
         if new.shape != old.shape:
             raise EditError(
                 f"{edit} returned shape {list(new.shape)} for entries of {list(old.shape)}; "
@@ -193,19 +265,28 @@ class Session:
             )
         if not new.isfinite().all():
             raise EditError(f"{edit} made a value that is not finite; check its vector or scale.")
-        bound.mark(rows.to(bound.seen.device), pos.to(bound.seen.device))
+        if where.keys is not None:  # no query ever attends to what it cannot see
+            seen = where.select(where.keys[:, None].expand(len(old), *where.token))
+            new = torch.where(seen, new, old)
         difference = (new.detach() - old.detach()).double()
         bound.change = bound.change + difference.square().sum()
         bound.before = bound.before + old.detach().double().square().sum()
-        entries = act[(rows, columns)].clone()
-        entries[pick] = new
-        return act.index_put((rows, columns), entries)
+        return new
 
     def forget(self) -> None:
         """Start the books again, before the whole text is run once more."""
         for bound in self.edits:
             bound.seen = torch.zeros_like(bound.seen)
             bound.change = bound.before = 0.0
+
+    def books(self) -> list[tuple[Tensor, int, Tensor | float, Tensor | float]]:
+        """What every edit has done so far."""
+        return [(each.seen, each.fired, each.change, each.before) for each in self.edits]
+
+    def restore(self, books: list[tuple[Tensor, int, Tensor | float, Tensor | float]]) -> None:
+        """Forget what was done since `books`, after a forward pass that failed."""
+        for bound, book in zip(self.edits, books, strict=True):
+            bound.seen, bound.fired, bound.change, bound.before = book
 
     def receipt(self, *, ended_early: bool = False) -> Receipt:
         """Return the proof of every edit.
@@ -239,9 +320,90 @@ def _aligned(site: Site, act: Tensor, batch: Batch, positions: Positions) -> Ten
         by_key = batch.align(act.permute(0, 3, 2, 1))
         by_query = batch.align(by_key.transpose(1, 2))
         act = by_query.permute(0, 3, 1, 2)
-        return act if isinstance(positions, str) else act[:, :, list(positions)]
-    act = batch.align(act)
-    return act if isinstance(positions, str) else act[:, list(positions)]
+        return _at(act, positions, batch, axis=2)
+    return _at(batch.align(act), positions, batch, axis=1)
+
+
+def _at(act: Tensor, positions: Positions, batch: Batch, *, axis: int) -> Tensor:
+    """Keep some logical positions of an axis; `"last"` keeps each prompt's own."""
+    if positions == "all":
+        return act
+    if positions == "last":
+        last = (batch.lengths - 1).to(act.device)
+        index = last.view(-1, *[1] * (act.ndim - 1))
+        return act.take_along_dim(index, dim=axis)
+    assert isinstance(positions, tuple)
+    return act.index_select(axis, torch.tensor(positions, device=act.device))
+
+
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    """The entries of an activation that an edit names: one for each (prompt, position)."""
+
+    rows: Int[Tensor, " n"]
+    columns: Int[Tensor, " n"]
+    keys: None = None
+
+    def read(self, act: Tensor) -> Tensor:
+        """Return them as `[n, ...]`."""
+        return act[self.rows, self.columns]
+
+    def write(self, act: Tensor, entries: Tensor, *, owned: bool) -> Tensor:
+        """Return the activation with these entries, in place where it is our own."""
+        if owned and not torch.is_grad_enabled():
+            act[self.rows, self.columns] = entries
+            return act
+        return act.index_put((self.rows, self.columns), entries)
+
+
+@dataclass(frozen=True, eq=False)
+class _Queries:
+    """The queries of an attention map that an edit names, their keys in logical order."""
+
+    rows: Int[Tensor, " n"]
+    columns: Int[Tensor, " n"]
+    place: Int[Tensor, "n seen"]
+    """The logical token of each visible key column; `width` for what the query does not see."""
+    width: int
+
+    @property
+    def keys(self) -> Bool[Tensor, "n key"]:
+        """Which logical keys each query sees."""
+        seen = torch.zeros(
+            len(self.rows), self.width + 1, dtype=torch.bool, device=self.rows.device
+        )
+        return seen.scatter(1, self.place, True)[:, : self.width]
+
+    def _by_head(self, act: Tensor) -> Int[Tensor, "n head seen"]:
+        return self.place[:, None].expand(-1, act.shape[1], -1)
+
+    def read(self, act: Tensor) -> Float[Tensor, "n head key"]:
+        """Return each query's row of the map `[batch, head, pos_q, pos_k]`, 0 at unseen keys."""
+        entries = act[self.rows, :, self.columns]
+        place = self._by_head(act)
+        blank = entries.new_zeros(*entries.shape[:2], self.width + 1)
+        return blank.scatter(2, place, entries)[..., : self.width]
+
+    def write(self, act: Tensor, entries: Tensor, *, owned: bool) -> Tensor:
+        """Return the map with these rows; keys that a query does not see keep their value."""
+        old, place = act[self.rows, :, self.columns], self._by_head(act)
+        new = entries.gather(2, place.clamp(max=self.width - 1))
+        whole = act if owned and not torch.is_grad_enabled() else act.clone()
+        whole[self.rows, :, self.columns] = torch.where(place < self.width, new, old)
+        return whole
+
+
+def _entries(
+    site: Site, batch: Batch, sizes: Sizes, act: Tensor, rows: Tensor, columns: Tensor, limit: int
+) -> _Entries | _Queries:
+    here = rows.to(act.device), columns.to(act.device)
+    if site.component not in ATTENTION_MAPS:
+        return _Entries(*here)
+    assert site.layer is not None
+    seen = batch.visible(sizes.window(site.layer))[rows, columns]
+    keys = batch.key_index.expand(len(batch.ids), -1)[rows]
+    place = torch.where(seen, keys, limit)[:, : act.shape[-1]]
+    return _Queries(*here, place.to(act.device), limit)
 
 
 def _require_heads(edit: Edit, sizes: Sizes) -> None:

@@ -21,12 +21,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from interp.engine.masks import Masks, Visible
 from interp.engine.model import Model
-from interp.errors import InputError, ModelError
+from interp.errors import InputError
 from interp.models.tokens import pad
 
-ATTENTION_KINDS = frozenset({"full_attention", "sliding_attention"})
-"""Kinds of layers whose memory of earlier tokens is keys and values alone."""
 Progress = Callable[[int, int], None]
 """Called with tokens done and tokens in all."""
 
@@ -235,7 +234,7 @@ class _Walker:
     ) -> None:
         self.forwards = 0
         self._hf, self._device = model.hf, model.device
-        self._masks = _MaskMaker(model)
+        self._masks = Masks(model)
         self._tree, self._wanted, self._progress = tree, wanted, progress
         self._chunk = max(1, chunk)
         self._order = tree.order()
@@ -251,7 +250,7 @@ class _Walker:
             try:
                 found |= self._step(nodes)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self._chunk == 1:
+                if not out_of_memory(error) or self._chunk == 1:
                     raise
                 self._chunk = max(1, self._chunk // 2)
                 self._forget_chunk()
@@ -280,7 +279,7 @@ class _Walker:
         keep = torch.tensor(readers or [0], device=self._device)
         out = self._hf(
             input_ids=torch.tensor([[tree.token[node] for node in nodes]], device=self._device),
-            attention_mask=self._masks.make(self._visible(nodes), depth[0], self._path_depths()),
+            attention_mask=self._masks.make(self._seer(nodes, depth[0])),
             position_ids=depth,
             past_key_values=self._cache,
             use_cache=True,
@@ -301,8 +300,16 @@ class _Walker:
         values = _logprob(logits[rows], [token for _, _, token in pairs])
         return {(node, token): value for (_, node, token), value in zip(pairs, values, strict=True)}
 
-    def _path_depths(self) -> Int[Tensor, " path"]:
-        return torch.arange(len(self._path), device=self._device)
+    def _seer(self, nodes: list[int], depth: Int[Tensor, " chunk"]) -> Visible:
+        """The keys that each node sees, as a function of the layer's window."""
+        visible = self._visible(nodes)
+        path = torch.arange(len(self._path), device=self._device)
+        distance = depth[:, None] - torch.cat([path, depth])[None]
+
+        def seen(window: int | None) -> Bool[Tensor, "1 chunk keys"]:
+            return (visible if window is None else visible & (distance < window))[None]
+
+        return seen
 
     def _visible(self, nodes: list[int]) -> Bool[Tensor, "chunk keys"]:
         """Which keys (the cached path, then the chunk itself) each node of the chunk may see."""
@@ -333,62 +340,7 @@ class _Walker:
         self._path = path
 
 
-class _MaskMaker:
-    """Turns visibility into the attention mask that a model takes, sliding windows included."""
-
-    def __init__(self, model: Model) -> None:
-        config = model.hf.config.get_text_config()
-        self._implementation = config._attn_implementation
-        if self._implementation not in ("sdpa", "eager"):
-            raise ModelError(
-                f"The shared token tree needs sdpa or eager attention, and {model.name} uses "
-                f"{self._implementation!r}: pass exact=True, or load it with sdpa."
-            )
-        strange = set(getattr(config, "layer_types", None) or ()) - ATTENTION_KINDS
-        if strange:
-            raise ModelError(
-                f"The shared token tree needs attention in every layer, and {model.name} has "
-                f"{', '.join(sorted(strange))}: pass exact=True."
-            )
-        self._dtype = model.dtype
-        self._window = getattr(config, "sliding_window", None)
-        kinds: tuple[str, ...] = tuple(getattr(config, "layer_types", None) or ())
-        self._kinds: tuple[str, ...] = tuple(dict.fromkeys(kinds)) if len(set(kinds)) > 1 else ()
-        if not self._kinds and kinds and kinds[0] != "sliding_attention":
-            self._window = None
-
-    def make(
-        self,
-        visible: Bool[Tensor, "chunk keys"],
-        depth: Int[Tensor, " chunk"],
-        path_depth: Int[Tensor, " path"],
-    ) -> Any:
-        """Return the mask `[1, 1, chunk, keys]`, or one for each kind of layer."""
-        if not self._kinds:
-            return self._finish(self._windowed(visible, depth, path_depth))
-        full = self._finish(visible)
-        windowed = self._finish(self._windowed(visible, depth, path_depth))
-        return {kind: windowed if "sliding" in kind else full for kind in self._kinds}
-
-    def _windowed(
-        self,
-        visible: Bool[Tensor, "chunk keys"],
-        depth: Int[Tensor, " chunk"],
-        path_depth: Int[Tensor, " path"],
-    ) -> Bool[Tensor, "chunk keys"]:
-        if self._window is None:
-            return visible
-        distance = depth[:, None] - torch.cat([path_depth, depth])[None]
-        return visible & (distance < self._window)
-
-    def _finish(self, visible: Bool[Tensor, "chunk keys"]) -> Tensor:
-        mask = visible[None, None]
-        if self._implementation == "sdpa":
-            return mask
-        low = torch.finfo(self._dtype).min
-        return torch.zeros_like(mask, dtype=self._dtype).masked_fill(~mask, low)
-
-
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text

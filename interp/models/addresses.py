@@ -33,6 +33,8 @@ class Sizes:
     d_head: int
     d_vocab: int
     n_ctx: int
+    windows: tuple[int | None, ...] = ()
+    """For each layer how many tokens back its attention sees, itself included; None for all."""
 
     @property
     def group(self) -> int:
@@ -52,7 +54,20 @@ class Sizes:
             d_head=getattr(config, "head_dim", None) or d_model // n_heads,
             d_vocab=config.vocab_size,
             n_ctx=getattr(config, "max_position_embeddings", 1 << 30),
+            windows=_windows(config),
         )
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens back a layer's attention sees, itself included; None for all."""
+        return self.windows[layer] if self.windows else None
+
+
+def _windows(config: Any) -> tuple[int | None, ...]:
+    window, n_layers = getattr(config, "sliding_window", None), config.num_hidden_layers
+    kinds = tuple(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        return (window,) * n_layers
+    return tuple(window if "sliding" in kind else None for kind in kinds)
 
 
 @dataclass(frozen=True)

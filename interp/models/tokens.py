@@ -13,7 +13,7 @@ from numbers import Integral
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import InputError
@@ -43,6 +43,27 @@ class Batch:
     def position_ids(self) -> Int[Tensor, "batch width"]:
         """Position ids for the model: the logical token, 0 in padding."""
         return self.index.clamp(min=0)
+
+    @property
+    def prompts(self) -> Int[Tensor, "batch width"]:
+        """The prompt that each column belongs to: here the row itself."""
+        return torch.arange(len(self.ids), device=self.ids.device)[:, None].expand_as(self.ids)
+
+    @property
+    def cells(self) -> Int[Tensor, "batch width"]:
+        """The cell of a sweep that each column belongs to: here always 0."""
+        return torch.zeros_like(self.index)
+
+    @property
+    def key_index(self) -> Int[Tensor, "batch seen"]:
+        """The logical token of each column that attention may see, -1 for padding."""
+        return torch.where(self.mask > 0, self.mask.cumsum(1) - 1, -1)
+
+    def visible(self, window: int | None = None) -> Bool[Tensor, "batch width seen"]:
+        """Which columns each query attends to: real, not later, and inside the window."""
+        distance = self.index[:, :, None] - self.key_index[:, None]
+        seen = (distance >= 0) & (self.key_index >= 0)[:, None] & (self.index >= 0)[:, :, None]
+        return seen if window is None else seen & (distance < window)
 
     @property
     def ragged(self) -> bool:

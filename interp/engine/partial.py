@@ -1,0 +1,246 @@
+"""Parts of a forward pass: start at a later block, behind a prefix that is not computed again.
+
+An edit at block l changes nothing before it, and in a causal model an edit at position p changes
+nothing at earlier positions. So a run may start from the cached residual stream at block l, with
+the cached keys and values of the positions before p. Blocks that are skipped are really not run:
+for the length of a context their `forward` hands the residual stream on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from interp.engine.hooks import hooked
+from interp.engine.model import Model
+from interp.models.tokens import Batch, Inputs
+from interp.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """One plain run, with what later runs start from; column p holds logical position p."""
+
+    batch: Batch
+    resid: tuple[Float[Tensor, "batch pos d_model"], ...]
+    """What enters each block, and last what leaves the final one."""
+    attention: tuple[Float[Tensor, "batch pos d_model"], ...]
+    """What each attention module returns."""
+    keys: tuple[Float[Tensor, "batch kv_head pos d_head"], ...]
+    """The keys of each layer as the cache holds them: rotated."""
+    values: tuple[Float[Tensor, "batch kv_head pos d_head"], ...]
+    tuples: Bool[Tensor, 2]
+    """Whether a block, and an attention module, returns a tuple."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is kept."""
+        held = (*self.resid, *self.attention, *self.keys, *self.values)
+        return sum(tensor.nbytes for tensor in held)
+
+
+@torch.no_grad()
+def base_run(model: Model, inputs: Inputs) -> Base:
+    """Run prompts once and keep what partial runs start from."""
+    batch = model.tokens(inputs)
+    layers = range(model.sizes.n_layers)
+    resid: dict[int, Tensor] = {}
+    attention: dict[int, Tensor] = {}
+    tuples = torch.zeros(2, dtype=torch.bool)
+
+    def keep(store: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
+        def tap(act: Tensor) -> None:
+            store[layer] = act.detach().clone()
+
+        return tap
+
+    def watch(kind: int, layer: int | None) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            tuples[kind] = isinstance(output, tuple)
+            if layer is not None:
+                attention[layer] = (output[0] if isinstance(output, tuple) else output).detach()
+
+        return hook
+
+    taps: dict[Site, Any] = {Site("resid_pre", layer): keep(resid, layer) for layer in layers}
+    taps[Site("resid_post", layers[-1])] = keep(resid, len(layers))
+    cache = DynamicCache()
+    with ExitStack() as stack:
+        block = model.hf.get_submodule(model.book.blocks[0][""])
+        stack.callback(block.register_forward_hook(watch(0, None)).remove)
+        for layer in layers:
+            module = model.hf.get_submodule(model.book.blocks[layer]["attn"])
+            stack.callback(module.register_forward_hook(watch(1, layer)).remove)
+        stack.enter_context(hooked(model.hf, model.book, taps))
+        model.hf(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=batch.position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return Base(
+        batch,
+        tuple(resid[layer] for layer in range(len(layers) + 1)),
+        tuple(attention[layer] for layer in layers),
+        tuple(layer.keys for layer in cache.layers),  # type: ignore[misc]
+        tuple(layer.values for layer in cache.layers),  # type: ignore[misc]
+        tuples,
+    )
+
+
+@contextmanager
+def skipped(
+    model: Model,
+    base: Base,
+    start: int,
+    resid: Float[Tensor, "batch width d_model"] | None,
+    attention: Mapping[int, Float[Tensor, "batch width d_model"]] | None = None,
+) -> Iterator[None]:
+    """Inside the block the model starts at block `start`, which `resid` enters.
+
+    `attention` gives layers whose attention module is not run, and what it returns instead.
+    On any exit every module is as before.
+    """
+    blocks = [model.hf.get_submodule(block[""]) for block in model.book.blocks]
+    block_tuple, attention_tuple = base.tuples.tolist()
+    with ExitStack() as stack:
+        for layer, block in enumerate(blocks[:start]):
+            given = resid if layer == start - 1 else None
+            stack.enter_context(_forward_as(block, _hand_on(given, block_tuple)))
+        for layer, output in (attention or {}).items():
+            module = model.hf.get_submodule(model.book.blocks[layer]["attn"])
+            stack.enter_context(_forward_as(module, _return(output, attention_tuple)))
+        yield
+
+
+@contextmanager
+def _forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Give a module another `forward`; one that was set on the instance comes back afterwards."""
+    held = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if held is not None:
+            module.forward = held
+
+
+def _hand_on(given: Tensor | None, in_tuple: bool) -> Callable[..., Any]:
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = hidden_states if given is None else given.to(hidden_states.device)
+        return (out,) if in_tuple else out
+
+    return forward
+
+
+def _return(output: Tensor, in_tuple: bool) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (output, None) if in_tuple else output
+
+    return forward
+
+
+@dataclass(frozen=True, eq=False)
+class Packed(Batch):
+    """Ends of prompts, of many cells, one after another in a single row behind shared prefixes.
+
+    Nothing is padded. Each column sees the prefix of its own prompt up to where its end begins, and
+    the earlier columns of its own cell and prompt.
+    """
+
+    prompt_of: Int[Tensor, "1 width"] = field(kw_only=True)
+    cell_of: Int[Tensor, "1 width"] = field(kw_only=True)
+    start_of: Int[Tensor, "1 width"] = field(kw_only=True)
+    """The first computed position of each column's cell and prompt."""
+    past: Int[Tensor, "2 past"] = field(kw_only=True)
+    """The prompt and the logical position of each prefix column."""
+
+    @property
+    def prompts(self) -> Int[Tensor, "1 width"]:
+        """The prompt that each column belongs to."""
+        return self.prompt_of
+
+    @property
+    def cells(self) -> Int[Tensor, "1 width"]:
+        """The cell that each column belongs to."""
+        return self.cell_of
+
+    @property
+    def key_index(self) -> Int[Tensor, "1 seen"]:
+        """The logical token of each prefix column, then of each column."""
+        return torch.cat([self.past[1:], self.index], dim=1)
+
+    def visible(self, window: int | None = None) -> Bool[Tensor, "1 width seen"]:
+        """Which columns each query attends to."""
+        prompt, cell, index = self.prompt_of[0], self.cell_of[0], self.index[0]
+        before = (self.past[0] == prompt[:, None]) & (self.past[1] < self.start_of[0][:, None])
+        own = (prompt == prompt[:, None]) & (cell == cell[:, None]) & (index <= index[:, None])
+        seen = torch.cat([before, own], dim=1)
+        if window is not None:
+            seen = seen & (index[:, None] - self.key_index < window)
+        return seen[None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The end of one prompt in one cell: positions `start` to `stop - 1` are computed."""
+
+    cell: int
+    prompt: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def pack(base: Base, rows: list[Row]) -> Packed:
+    """Lay rows out one after another, behind the longest prefix that any of a prompt needs."""
+    device = base.batch.ids.device
+
+    def column(values: Callable[[Row], Any]) -> Int[Tensor, "1 width"]:
+        several = [torch.as_tensor(values(row)).expand(len(row)) for row in rows]
+        return torch.cat(several)[None].to(device)
+
+    index = column(lambda row: torch.arange(row.start, row.stop))
+    prompt = column(lambda row: row.prompt)
+    longest: dict[int, int] = {}
+    for row in rows:
+        longest[row.prompt] = max(row.start, longest.get(row.prompt, 0))
+    past = [(prompt, pos) for prompt, n in sorted(longest.items()) for pos in range(n)]
+    return Packed(
+        base.batch.ids[prompt, index],
+        index,
+        torch.ones(1, len(past) + index.shape[1], dtype=torch.long, device=device),
+        prompt_of=prompt,
+        cell_of=column(lambda row: row.cell),
+        start_of=column(lambda row: row.start),
+        past=torch.tensor(past, dtype=torch.long, device=device).reshape(-1, 2).T,
+    )
+
+
+def prefix_cache(base: Base, packed: Packed, start: int) -> DynamicCache:
+    """The keys and values of the prefix columns, for the layers from `start` on."""
+    prompt, pos = packed.past
+
+    def held(part: tuple[Tensor, ...], layer: int) -> Tensor:
+        return part[layer][prompt, :, pos].transpose(0, 1)[None]
+
+    first = min(start, len(base.keys) - 1)
+    unread = held(base.keys, first), held(base.values, first)  # for the skipped layers
+    cache = DynamicCache()
+    for layer in range(len(base.keys)):
+        own = layer > first
+        keys, values = (held(base.keys, layer), held(base.values, layer)) if own else unread
+        cache.update(keys, values, layer)
+    return cache

@@ -1,0 +1,141 @@
+"""What a sweep will cost, before it starts, and what it did cost, after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from interp.engine.model import Model
+from interp.engine.partial import Row
+from interp.sites import Site
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do."""
+
+    cells: int
+    prompts: int
+    forwards: int
+    """Forward passes, the base run included."""
+    tokens: int
+    """Tokens that some block reads, in all forward passes."""
+    naive_tokens: int
+    """The same for one forward pass a cell."""
+    share: float
+    """Multiply-adds of weights and attention, as a share of one plain forward pass a cell that
+    unembeds every position; 1 for the exact path."""
+    memory: int
+    """Bytes that one forward pass needs at most, beside the weights: estimated."""
+    chunk: int
+    """Tokens a forward pass, at most."""
+    reason: str = ""
+    """Why there is no reuse, or nothing."""
+
+    def __str__(self) -> str:
+        how = f"no reuse: {self.reason}" if self.reason else f"{self.share:.1%} of naive arithmetic"
+        return (
+            f"Plan: {self.cells} cells x {self.prompts} prompts in {self.forwards} forward passes, "
+            f"{self.tokens} tokens (naive {self.naive_tokens}), {how}, "
+            f"about {self.memory / MIB:.0f} MiB a pass."
+        )
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a sweep did."""
+
+    forwards: int
+    tokens: int
+    share: float
+    halvings: int
+    """How often memory ran out and the batch was halved."""
+    seconds: float
+    """CPU seconds of this process."""
+
+    def __str__(self) -> str:
+        halved = f", the batch halved {self.halvings}x" if self.halvings else ""
+        return (
+            f"Done: {self.forwards} forward passes, {self.tokens} tokens, {self.share:.1%} of "
+            f"naive arithmetic, {self.seconds:.1f} CPU seconds{halved}."
+        )
+
+
+def start_layer(site: Site, n_layers: int) -> int:
+    """The first block that an edit at a site changes; `n_layers` where it changes none.
+
+    >>> start_layer(Site.parse("2.resid_post"), 4), start_layer(Site.parse("embed"), 4)
+    (3, 0)
+    """
+    if site.layer is not None:
+        return site.layer + (site.component == "resid_post")
+    return n_layers if site.component in ("ln_final", "logits") else 0
+
+
+@dataclass(frozen=True)
+class _Prices:
+    """Multiply-adds and bytes a token."""
+
+    block: float
+    unembed: float
+    key: float
+    """Multiply-adds of attention for each query and key, in one block."""
+    nbytes: float
+
+    @classmethod
+    def of(cls, model: Model) -> _Prices:
+        sizes, hf = model.sizes, model.hf
+        block = hf.get_submodule(model.book.blocks[0][""])
+        weights = sum(p.numel() for p in block.parameters() if p.ndim > 1)
+        width = weights / sizes.d_model  # the residual, all projections and the MLP's inside
+        cached = 2 * sizes.n_layers * sizes.n_kv_heads * sizes.d_head
+        return cls(
+            block=weights,
+            unembed=sizes.d_model * sizes.d_vocab,
+            key=2 * sizes.n_heads * sizes.d_head,
+            nbytes=model.dtype.itemsize * (4 * width + cached + 8 * sizes.d_model),
+        )
+
+
+def costs(
+    model: Model,
+    n_cells: int,
+    lengths: Sequence[int],
+    rows: Mapping[int, Sequence[Row]],
+    reason: str,
+    memory_gib: float,
+    chunk: int,
+) -> Plan:
+    """Price a sweep."""
+    price, n_layers = _Prices.of(model), model.sizes.n_layers
+    plain = sum(_end(price, 0, n, n, n_layers) for n in lengths)
+    naive_tokens = n_cells * sum(lengths)
+    per_token = price.nbytes + model.dtype.itemsize * model.sizes.d_vocab
+    if reason:
+        memory = int(per_token * sum(lengths))
+        return Plan(
+            n_cells, len(lengths), n_cells, naive_tokens, naive_tokens, 1.0, memory, 0, reason
+        )
+    size = max(1, min(chunk, int(memory_gib * 1024 * MIB / per_token)))
+    forwards, tokens, spent, most = 1, sum(lengths), plain, 0
+    for start, several in rows.items():
+        filled = 0
+        for row in several:
+            new = filled == 0 or filled + len(row) > size
+            forwards += new
+            filled = len(row) if new else filled + len(row)
+            most = max(most, filled)
+            tokens += len(row)
+            spent += _end(price, row.start, row.stop, 1, n_layers - start)
+    share = spent / (n_cells * plain)
+    memory = int(per_token * most)
+    return Plan(n_cells, len(lengths), forwards, tokens, naive_tokens, share, memory, size)
+
+
+def _end(price: _Prices, start: int, stop: int, read: int, n_layers: int) -> float:
+    """Multiply-adds of positions `start` to `stop - 1` through some blocks, `read` unembedded."""
+    new = stop - start
+    pairs = (start + 1 + stop) * new / 2  # each query sees the keys up to its own
+    return n_layers * (new * price.block + pairs * price.key) + read * price.unembed
