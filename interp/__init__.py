@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Project,
         ResampleAblate,
         Scale,
+        Swap,
         ZeroAblate,
     )
     from interp.engine.check import check
@@ -42,6 +43,7 @@ __all__ = [
     "Run",
     "Scale",
     "Site",
+    "Swap",
     "ZeroAblate",
     "__version__",
     "check",
@@ -60,6 +62,7 @@ _HOME = {
     "Run": "interp.engine.model",
     "Scale": "interp.edits",
     "Site": "interp.sites",
+    "Swap": "interp.edits",
     "ZeroAblate": "interp.edits",
     "check": "interp.engine.check",
     "load": "interp.engine.loading",

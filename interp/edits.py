@@ -12,7 +12,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -145,6 +145,77 @@ class Patch(Edit):
                 f"{where.n_rows}; expand the source to one entry a prompt."
             )
         return _from_source(self, self.source, where.rows, self._origin(where.pos), where).to(act)
+
+
+@runtime_checkable
+class Map(Protocol):
+    """An invertible map of activations to latents, such as an alignment map."""
+
+    def forward(self, act: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Return the latents of activations."""
+        ...
+
+    def inverse(self, latent: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Return the activations of latents."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Swap(Patch):
+    """Replace only part of an activation by that of another run: an interchange in a subspace.
+
+    With a `basis`, orthonormal rows `[k, d]` over the last axis, the coordinates along its rows
+    come from the source and the rest stays: `act + (source - act) B^T B`, so a run swapped with
+    itself keeps every bit. With a `map`, the latents named by `block` come from the source:
+    `inverse(where(block, forward(source), forward(act)))`. `block` names rows of a basis, or
+    latents; None takes all rows of a basis. Several swaps at one site act in turn, each with its
+    own source; a source may come from an edited run. Sources: Geiger et al. 2021, arXiv:2106.02997
+    (interchange); Geiger et al. 2023, arXiv:2303.02536 (subspaces).
+
+    Raises:
+        EditError: neither basis nor map or both, a basis that is not orthonormal, or a block that
+            names what is not there.
+    """
+
+    _: KW_ONLY
+    basis: Float[Tensor, "k d"] | None = None
+    map: Map | None = None
+    block: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "block", _indices("block", self.block))
+        if (self.basis is None) == (self.map is None):
+            raise EditError(f"{self}: give a basis or a map, one of them.")
+        if self.basis is not None:
+            _require_orthonormal(self, self.basis)
+            if max(self.block or (0,)) >= len(self.basis):
+                raise EditError(
+                    f"{self}: there is no row {max(self.block)}; the basis has {len(self.basis)}."
+                )
+        elif self.block is None:
+            raise EditError(f"{self}: say which latents to swap, such as block=(0, 1).")
+
+    def new(self, act: Act, where: Where) -> Act:
+        """Return the activation with some coordinates from the source."""
+        source = super().new(act, where)
+        if self.basis is None:
+            return self._mapped(act, source)
+        rows = (self.basis if self.block is None else self.basis[list(self.block)]).to(act)
+        if rows.shape[-1] != act.shape[-1]:
+            raise EditError(_shape_message(self, "basis", rows.shape[-1:], act.shape[-1:]))
+        return act + (source - act) @ rows.T @ rows
+
+    def _mapped(self, act: Act, source: Act) -> Act:
+        assert self.map is not None and self.block is not None
+        latent = self.map.forward(act)
+        if max(self.block) >= latent.shape[-1]:
+            raise EditError(
+                f"{self}: there is no latent {max(self.block)}; the map has {latent.shape[-1]}."
+            )
+        chosen = torch.zeros(latent.shape[-1], dtype=torch.bool, device=latent.device)
+        chosen[list(self.block)] = True
+        return self.map.inverse(torch.where(chosen, self.map.forward(source), latent))
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,6 +366,16 @@ class Clamp(Edit):
         unit = direction / direction.norm()
         along = act @ unit
         return act + (along.clamp(*self.bounds) - along)[..., None] * unit
+
+
+def _require_orthonormal(edit: Edit, basis: Tensor) -> None:
+    gram = basis.double() @ basis.double().T
+    off = float((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max())
+    if not off < 1e-5:
+        raise EditError(
+            f"{edit}: the rows of the basis are off from orthonormal by {off:.2g}; make them so "
+            "with interp.bases.orthonormal."
+        )
 
 
 def _from_source(

@@ -78,9 +78,9 @@ def start_layer(site: Site, n_layers: int) -> int:
 class _Prices:
     """Multiply-adds and bytes a token."""
 
-    block: float
-    unembed: float
-    key: float
+    block: int
+    unembed: int
+    key: int
     """Multiply-adds of attention for each query and key, in one block."""
     nbytes: float
 

@@ -36,6 +36,8 @@ from interp.models.tokens import Inputs
 from interp.sites import Site
 
 Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+"""Called with how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def sweep(
     memory_gib: float = 2.0,
     chunk: int = 512,
     say: Say | None = print,
+    progress: Progress | None = None,
 ) -> Swept:
     """Evaluate many edits of one base run.
 
@@ -102,6 +105,7 @@ def sweep(
             memory runs out all the same, the batch is halved and no cell is lost.
         chunk: at most so many tokens a forward pass; longer prompts go alone.
         say: told the plan before the sweep and what it cost after; None for silence.
+        progress: called with how many cells of how many prompts are done, and in all.
 
     Raises:
         InputError: no cells, a metric that does not return one number a prompt, or `At` cells
@@ -112,16 +116,18 @@ def sweep(
     >>> import interp
     >>> from interp.metrics import LogitDiff
     >>> model = interp.load("tiny-llama")
-    >>> cells = [interp.ZeroAblate(f"{layer}.mlp_out", positions=2) for layer in (0, 2)]
+    >>> places = [f"{layer}.{part}" for layer in (0, 1, 2) for part in ("attn_out", "mlp_out")]
+    >>> cells = [interp.ZeroAblate(place, positions=2) for place in places]
     >>> swept = sweep(model, "One two three", cells, LogitDiff(5, 6), say=None)
-    >>> swept.values.shape, swept.receipts[1][0].tokens, f"{swept.plan.share:.0%}"
-    (torch.Size([2, 1]), ((0, 2),), '26%')
+    >>> swept.values.shape, swept.receipts[1][0].tokens, swept.plan.share < 0.7
+    (torch.Size([6, 1]), ((0, 2),), True)
     """
     started = time.process_time()
     job = _prepare(model, base, cells, metric, source, logits, exact, memory_gib, chunk)
     if say:
         say(str(job.plan))
-    values, forwards, tokens = _exact(job) if job.plan.reason else _reused(job)
+    evaluate = _exact if job.plan.reason else _reused
+    values, forwards, tokens = evaluate(job, progress or (lambda done, total: None))
     seconds = time.process_time() - started
     spent = Spent(forwards, tokens, job.plan.share, job.halvings, seconds)
     if say:
@@ -282,7 +288,7 @@ def _rows(session: Session, read: Tensor, n_layers: int) -> dict[int, list[Row]]
     return dict(sorted(rows.items()))
 
 
-def _exact(job: _Job) -> tuple[Float[Tensor, "cell prompt"], int, int]:
+def _exact(job: _Job, progress: Progress) -> tuple[Float[Tensor, "cell prompt"], int, int]:
     """One plain forward pass a cell."""
     n, values = len(job.inputs), []
     for cell, edits in enumerate(job.cells):
@@ -291,16 +297,18 @@ def _exact(job: _Job) -> tuple[Float[Tensor, "cell prompt"], int, int]:
         own = [bound for bound in job.session.edits if bound.cell == cell]
         for bound, proof in zip(own, run.receipt.edits, strict=True):
             bound.take(proof)
+        progress(cell + 1, len(job.cells))
     tokens = sum(map(len, job.inputs))
     return torch.stack(values), len(job.cells), len(job.cells) * tokens
 
 
-def _reused(job: _Job) -> tuple[Float[Tensor, "cell prompt"], int, int]:
+def _reused(job: _Job, progress: Progress) -> tuple[Float[Tensor, "cell prompt"], int, int]:
     """Only the ends, packed; halve the batch when memory runs out."""
     values = job.base_values.expand(len(job.cells), -1).clone()
     base = base_run(job.model, job.inputs)
     mask_maker = masks.Masks(job.model)
     size, forwards, tokens = job.plan.chunk, 1, sum(map(len, job.inputs))
+    total, scored = sum(map(len, job.rows.values())), 0
     for start, rows in job.rows.items():
         done = 0
         while done < len(rows):
@@ -319,6 +327,8 @@ def _reused(job: _Job) -> tuple[Float[Tensor, "cell prompt"], int, int]:
             done += len(part)
             forwards += 1
             tokens += sum(map(len, part))
+            scored += len(part)
+            progress(scored, total)
     return values, forwards, tokens
 
 

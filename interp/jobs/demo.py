@@ -80,9 +80,11 @@ def _patch(
     key = results.cell_key(identity)
     if not store.has(key):
         with runs.progress(console) as bars:
-            task = bars.add_task("patching the residual stream, layers", total=model.sizes.n_layers)
+            task = bars.add_task("patching the residual stream, places", total=None)
             grid = patch_grid(
-                model, pair, progress=lambda done, _: bars.update(task, completed=done)
+                model,
+                pair,
+                progress=lambda done, total: bars.update(task, completed=done, total=total),
             )
         store.write(key, identity, {"patch": patch_rows(grid)}, {})
     return store.rows("patch")

@@ -1,26 +1,243 @@
 """Activation patching: put the activations of one run into another, one place at a time.
 
 Denoising puts clean activations into the corrupted run and asks how much of the answer comes back;
-noising puts corrupted ones into the clean run and asks how much is lost. Source: Meng et al. 2022,
-arXiv:2202.05262; the two directions are told apart by Heimersheim and Nanda 2024, arXiv:2404.15255.
+noising puts corrupted ones into the clean run and asks how much is lost. The two are not mirror
+images, so every result names its direction. Source: Meng et al. 2022, arXiv:2202.05262; the
+directions are told apart by Heimersheim and Nanda 2024, arXiv:2404.15255.
+
+All places are cells of one sweep (`interp.engine.sweep`), and beside them stands the null: the run
+patched with its own activations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.data.pairs import PromptPair
 from interp.edits import Patch
 from interp.engine.model import Model
-from interp.errors import InputError
-from interp.metrics import logit_diff, recovered
+from interp.engine.plan import Plan, Spent
+from interp.engine.receipts import EditReceipt
+from interp.engine.sweep import At, Say, sweep
+from interp.errors import InputError, nearest
+from interp.metrics import KL, LogitDiff, LogProb, Metric, Probability, Rank, recovered
 from interp.sites import Site
+from interp.stats import Interval, cluster_bootstrap, paired_difference
 
 Direction = Literal["denoise", "noise"]
+METRICS = ("logit_diff", "prob", "logprob", "rank", "kl")
+"""Metrics by name; `kl` is from the clean run's next-token distribution."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Patched:
+    """What each patched place did to each pair, beside the unpatched runs and the null."""
+
+    direction: Direction
+    metric: str
+    places: tuple[str, ...]
+    values: Float[Tensor, "place pair"]
+    """The metric of the patched run."""
+    base: Float[Tensor, " pair"]
+    """The metric of the run that is patched: corrupted when denoising, clean when noising."""
+    source: Float[Tensor, " pair"]
+    """The metric of the run that the activations come from."""
+    receipts: tuple[tuple[EditReceipt, ...], ...]
+    """For each place the proof that it was patched, and how far."""
+    null: float
+    """The largest change of the metric when a run is patched with itself."""
+    plan: Plan
+    spent: Spent
+
+    @property
+    def effect(self) -> Float[Tensor, "place pair"]:
+        """How far each patch moves the metric from the base run."""
+        return self.values - self.base
+
+    @property
+    def recovered(self) -> Float[Tensor, "place pair"]:
+        """The effect as a share of the gap between the runs; NaN where a pair has no gap."""
+        gap = self.source - self.base
+        return torch.where(gap == 0, torch.nan, self.effect / gap)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a place: mean effect and share recovered, with intervals over the pairs."""
+        rows = []
+        for place, name in enumerate(self.places):
+            effect = self._interval(place)
+            share = self._share(place)
+            rows.append(
+                {
+                    "place": name,
+                    "direction": self.direction,
+                    "metric": self.metric,
+                    "effect": effect.estimate,
+                    "effect_low": effect.low,
+                    "effect_high": effect.high,
+                    "recovered": share.estimate if share else None,
+                    "recovered_low": share.low if share else None,
+                    "recovered_high": share.high if share else None,
+                    "pairs": effect.n_units,
+                    "pairs_without_gap": int((self.source == self.base).sum()),
+                    "change": sum(each.change for each in self.receipts[place]),
+                    "null": self.null,
+                }
+            )
+        return rows
+
+    def _interval(self, place: int) -> Interval:
+        pairs = range(len(self.base))
+        return paired_difference(self.values[place].tolist(), self.base.tolist(), pairs)
+
+    def _share(self, place: int) -> Interval | None:
+        shares = self.recovered[place]
+        known = shares[~shares.isnan()].tolist()
+        return cluster_bootstrap(known, range(len(known))) if known else None
+
+
+def patch(
+    model: Model,
+    pairs: PromptPair | Sequence[PromptPair],
+    places: Sequence[At | Sequence[At]],
+    *,
+    direction: Direction,
+    metric: str | Metric = "logit_diff",
+    exact: bool = False,
+    memory_gib: float = 2.0,
+    say: Say | None = print,
+    progress: Progress | None = None,
+) -> Patched:
+    """Patch places of one run with the activations of the other, pair by pair.
+
+    Args:
+        pairs: clean and corrupted prompts; each pair of one length, all in one batch.
+        places: sites, heads, units and positions (`At`); a list patches several together.
+        direction: `"denoise"` (clean into corrupted) or `"noise"` (corrupted into clean).
+        metric: one of `METRICS`, or your own `metric(logits, rows)`.
+        exact, memory_gib, say, progress: as in `interp.engine.sweep.sweep`.
+
+    Raises:
+        InputError: no pair, prompts of a pair that differ in length, an answer of more than one
+            token, or an unknown direction or metric.
+        UndefinedEffectError: clean and corrupted agree on every pair.
+        SiteError, PositionError, EditError: a place that the model or a prompt does not have.
+    """
+    if direction not in ("denoise", "noise"):
+        raise InputError(f"direction={direction!r}: write 'denoise' or 'noise'.")
+    if not len(places):
+        raise InputError("places is empty: name at least one place, such as At('3.attn.z').")
+    pairs = [pairs] if isinstance(pairs, PromptPair) else list(pairs)
+    clean, corrupted, right, wrong = pairs_tokens(model, pairs)
+    base, other = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    measure = _metric(model, metric, right, wrong, clean)
+    sites = _sites(places)
+    source = model.run(other, capture=sites, logits="last")
+    own = model.run(base, capture=_first_of_each_component(sites), logits="last")
+    rows = torch.arange(len(pairs))
+    low, high = measure(own.logits, rows), measure(source.logits, rows)
+    if bool((low == high).all()):  # refused before any patch
+        recovered(float(low[0]), corrupted=float(low[0]), clean=float(high[0]))
+    null = [Patch(site, source=act) for site, act in own.acts.items()]
+    swept = sweep(
+        model,
+        base,
+        [*places, *null],
+        measure,
+        source=source,
+        exact=exact,
+        memory_gib=memory_gib,
+        say=say,
+        progress=progress,
+    )
+    n = len(places)
+    return Patched(
+        direction=direction,
+        metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
+        places=tuple(place_name(place) for place in places),
+        values=swept.values[:n],
+        base=swept.base,
+        source=high,
+        receipts=swept.receipts[:n],
+        null=float(swept.effect[n:].abs().max()),
+        plan=swept.plan,
+        spent=swept.spent,
+    )
+
+
+def every(
+    component: str,
+    *,
+    layers: Sequence[int],
+    positions: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+) -> list[At]:
+    """Places on a grid: every layer, by position, by head, or both.
+
+    >>> [place_name(at) for at in every("attn.z", layers=[1], heads=[0, 3])]
+    ['1.attn.z heads=0', '1.attn.z heads=3']
+    """
+    at: Sequence[Any] = ["all"] if positions is None else positions
+    ids: Sequence[Any] = [None] if heads is None else heads
+    return [
+        At(Site(component, layer), positions=pos, heads=head)
+        for layer in layers
+        for pos in at
+        for head in ids
+    ]
+
+
+def place_name(place: At | Sequence[At]) -> str:
+    """Write a place: `5.attn.z heads=3 positions=7`; several are joined by ` + `."""
+    if not isinstance(place, At):
+        return " + ".join(place_name(each) for each in place)
+    parts = [str(place.site)]
+    for name in ("heads", "positions", "units"):
+        value = getattr(place, name)
+        if value is not None and value != "all":
+            parts.append(f"{name}={value}")
+    return " ".join(parts)
+
+
+def _sites(places: Sequence[At | Sequence[At]]) -> list[Site]:
+    several = [[place] if isinstance(place, At) else place for place in places]
+    return list(dict.fromkeys(Site.parse(at.site) for group in several for at in group))
+
+
+def _first_of_each_component(sites: Sequence[Site]) -> list[Site]:
+    """The earliest site of each component: patched with itself, the most is computed again."""
+    first: dict[str, Site] = {}
+    for site in sorted(sites, key=lambda site: site.order):
+        first.setdefault(site.component, site)
+    return list(first.values())
+
+
+def _metric(
+    model: Model, metric: str | Metric, right: list[int], wrong: list[int], clean: list[list[int]]
+) -> Metric:
+    if not isinstance(metric, str):
+        return metric
+    match metric:
+        case "logit_diff":
+            return LogitDiff(right, wrong)
+        case "prob":
+            return Probability(right)
+        case "logprob":
+            return LogProb(right)
+        case "rank":
+            return Rank(right)
+        case "kl":
+            return KL(model.run(clean, logits="last").logits)
+    raise InputError(
+        f"There is no metric {metric!r}; there are {', '.join(METRICS)}, or pass a function."
+        f"{nearest(metric, METRICS)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,60 +276,51 @@ def patch_grid(
     component: str = "resid_pre",
     direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    say: Say | None = None,
+    progress: Progress | None = None,
 ) -> PatchGrid:
-    """Patch every layer and position of a prompt pair; positions of a layer share one batch.
+    """Patch every layer and position of a prompt pair.
 
     Raises:
         InputError: the prompts differ in length, or an answer is more than one token.
         UndefinedEffectError: clean and corrupted give the same logit difference.
     """
-    if direction not in ("denoise", "noise"):
-        raise InputError(f"direction={direction!r}: write 'denoise' or 'noise'.")
     if layers is not None and (not layers or min(layers) < 0):
         raise InputError(
             f"layers={list(layers)}: name at least one layer from 0 to {model.sizes.n_layers - 1}."
         )
     layers = list(range(model.sizes.n_layers)) if layers is None else list(layers)
-    sites = [Site(component, layer) for layer in layers]
-    clean_ids, corrupted_ids, right, wrong = pair_tokens(model, pair)
-
-    def measure(logits: torch.Tensor) -> list[float]:
-        n = len(logits)
-        return logit_diff(logits, torch.full((n,), right), torch.full((n,), wrong)).tolist()
-
-    clean = model.run([clean_ids], capture=sites, logits="last")
-    corrupted = model.run([corrupted_ids], capture=sites, logits="last")
-    clean_diff, corrupted_diff = measure(clean.logits)[0], measure(corrupted.logits)[0]
-    denoise = direction == "denoise"
-    base, source = (corrupted_ids, clean) if denoise else (clean_ids, corrupted)
-    low, high = (corrupted_diff, clean_diff) if denoise else (clean_diff, corrupted_diff)
-    recovered(low, corrupted=low, clean=high)  # refuses a pair without a gap before any patch
-    own = (corrupted if denoise else clean).acts
+    clean, corrupted, _, _ = pair_tokens(model, pair)
+    base = clean if direction == "noise" else corrupted
+    places = every(component, layers=layers, positions=range(len(base)))
+    found = patch(model, pair, places, direction=direction, say=say, progress=progress)
     names = [model.tokenizer.decode([token]) for token in base]
-    cells, noop = [], 0.0
-    for done, site in enumerate(sites, start=1):
-        n = len(base)
-        act = torch.cat(
-            [source.acts[str(site)].expand(n, -1, *_rest(source, site)), own[str(site)]]
-        )
-        edits = [Patch(site, positions=pos, rows=pos, source=act) for pos in range(n)]
-        edits.append(Patch(site, rows=n, source=act))  # the null: the run patched with itself
-        run = model.run([base] * (n + 1), edits=edits, logits="last")
-        *diffs, null = measure(run.logits)
-        noop = max(noop, abs(null - low))
-        for pos, diff in enumerate(diffs):
-            share = recovered(diff, corrupted=low, clean=high)
-            change = run.receipt[pos].change
-            where = (str(site), layers[done - 1], pos, names[pos])
-            cells.append(PatchCell(*where, direction, diff, share, change))
-        if progress:
-            progress(done, len(sites))
-    return PatchGrid(pair, clean_diff, corrupted_diff, noop, tuple(cells))
+    shares = found.recovered[:, 0].tolist()
+    cells = []
+    for i, (at, diff) in enumerate(zip(places, found.values[:, 0].tolist(), strict=True)):
+        site, change = Site.parse(at.site), found.receipts[i][0].change
+        assert site.layer is not None
+        where = (str(site), site.layer, at.positions, names[at.positions])
+        cells.append(PatchCell(*where, direction, diff, shares[i], change))
+    low, high = float(found.base[0]), float(found.source[0])
+    if direction == "noise":
+        low, high = high, low
+    return PatchGrid(pair, high, low, found.null, tuple(cells))
 
 
-def _rest(run, site: Site) -> tuple[int, ...]:
-    return tuple(-1 for _ in run.acts[str(site)].shape[2:])
+def pairs_tokens(
+    model: Model, pairs: Sequence[PromptPair]
+) -> tuple[list[list[int]], list[list[int]], list[int], list[int]]:
+    """Tokenise pairs: clean and corrupted prompts, correct and wrong answers.
+
+    Raises:
+        InputError: no pair; prompts of a pair differ in length; an answer is not one token.
+    """
+    if not pairs:
+        raise InputError("No prompt pair was given: pass at least one.")
+    several = [pair_tokens(model, pair) for pair in pairs]
+    clean, corrupted, right, wrong = (list(column) for column in zip(*several, strict=True))
+    return clean, corrupted, right, wrong
 
 
 def pair_tokens(model: Model, pair: PromptPair) -> tuple[list[int], list[int], int, int]:
