@@ -8,7 +8,7 @@ for the length of a context their `forward` hands the residual stream on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,6 +120,53 @@ def skipped(
             module = model.hf.get_submodule(model.book.blocks[layer]["attn"])
             stack.enter_context(_forward_as(module, _return(output, attention_tuple)))
         yield
+
+
+PARTS_AFTER = {
+    "attn.o": frozenset({"attn.result", "attn_out", "resid_mid"}),
+    "mlp": frozenset({"mlp.pre", "mlp.pre_linear", "mlp.post", "mlp_out", "resid_post"}),
+}
+"""Parts of a block that work on each position alone, and the sites that would see what is left out
+of them; a part is read by the sites of the parts after it, too."""
+
+
+def prunable(model: Model, sites: Iterable[Site]) -> list[str]:
+    """Parts of the last block that may leave out positions which nobody reads.
+
+    `sites` are tapped in the same pass, so what they see must be whole.
+    """
+    last = model.sizes.n_layers - 1
+    if any(site.component in ("ln_final", "logits") for site in sites):
+        return []
+    tapped = {site.component for site in sites if site.layer == last}
+    found: list[str] = []
+    for part, seen_by in reversed(PARTS_AFTER.items()):
+        if tapped & seen_by:
+            break
+        if part in model.book.blocks[last]:
+            found.append(part)
+    return found
+
+
+@contextmanager
+def narrowed(model: Model, parts: Iterable[str], columns: Int[Tensor, " kept"]) -> Iterator[None]:
+    """Inside the block these parts of the last block compute some columns; the others are zero."""
+    with ExitStack() as stack:
+        for part in parts:
+            module = model.hf.get_submodule(model.book.blocks[-1][part])
+            stack.enter_context(_forward_as(module, _only(module.forward, columns)))
+        yield
+
+
+def _only(forward: Callable[..., Any], columns: Int[Tensor, " kept"]) -> Callable[..., Any]:
+    def narrow(act: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = forward(act.index_select(1, columns.to(act.device)), *args, **kwargs)
+        part = out[0] if isinstance(out, tuple) else out
+        whole = part.new_zeros(part.shape[0], act.shape[1], *part.shape[2:])
+        whole.index_copy_(1, columns.to(part.device), part)
+        return (whole, *out[1:]) if isinstance(out, tuple) else whole
+
+    return narrow
 
 
 @contextmanager

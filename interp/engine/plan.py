@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from interp.engine.model import Model
-from interp.engine.partial import Row
+from interp.engine.partial import PARTS_AFTER, Row
 from interp.sites import Site
 
 MIB = 1 << 20
@@ -79,6 +81,9 @@ class _Prices:
     """Multiply-adds and bytes a token."""
 
     block: int
+    late: int
+    """The part of a block that works on each position alone and whose result is only read there:
+    the output projection and the MLP."""
     unembed: int
     key: int
     """Multiply-adds of attention for each query and key, in one block."""
@@ -87,16 +92,22 @@ class _Prices:
     @classmethod
     def of(cls, model: Model) -> _Prices:
         sizes, hf = model.sizes, model.hf
-        block = hf.get_submodule(model.book.blocks[0][""])
-        weights = sum(p.numel() for p in block.parameters() if p.ndim > 1)
+        block = model.book.blocks[0]
+        weights = _weights(hf.get_submodule(block[""]))
+        late = sum(_weights(hf.get_submodule(block[part])) for part in PARTS_AFTER if part in block)
         width = weights / sizes.d_model  # the residual, all projections and the MLP's inside
         cached = 2 * sizes.n_layers * sizes.n_kv_heads * sizes.d_head
         return cls(
             block=weights,
+            late=late,
             unembed=sizes.d_model * sizes.d_vocab,
             key=2 * sizes.n_heads * sizes.d_head,
             nbytes=model.dtype.itemsize * (4 * width + cached + 8 * sizes.d_model),
         )
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.ndim > 1)
 
 
 def costs(
@@ -138,4 +149,5 @@ def _end(price: _Prices, start: int, stop: int, read: int, n_layers: int) -> flo
     """Multiply-adds of positions `start` to `stop - 1` through some blocks, `read` unembedded."""
     new = stop - start
     pairs = (start + 1 + stop) * new / 2  # each query sees the keys up to its own
-    return n_layers * (new * price.block + pairs * price.key) + read * price.unembed
+    spent = n_layers * (new * price.block + pairs * price.key) + read * price.unembed
+    return spent - (new - read) * price.late if n_layers else spent

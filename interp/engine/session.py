@@ -58,8 +58,9 @@ class BoundEdit:
                 f"{self.edit} was applied twice to one token: its site ran more than once, so its "
                 "effect has no meaning; please report the architecture."
             )
-        self.seen = self.seen.clone()
-        self.seen[rows, pos] = True
+        self.seen = self.seen.index_put(
+            (rows, pos), torch.ones((), dtype=torch.bool, device=rows.device)
+        )
         self.fired += 1
 
     def take(self, proof: EditReceipt) -> None:
@@ -184,19 +185,18 @@ class Session:
         """The columns that an edit names: each has its logical index and its prompt."""
         mask = index >= 0
         if edit.rows is not None:
-            mask = mask & torch.isin(prompts, torch.tensor(edit.rows, device=index.device))
+            mask = mask & _among(prompts, edit.rows)
         at = edit.positions
         if at == "all":
             return mask
         if isinstance(at, tuple):
-            return mask & torch.isin(index, torch.tensor(at, device=index.device))
+            return mask & _among(index, at)
         lengths = self.prompt_lengths.to(index.device)[prompts]
         if isinstance(at, New):
-            return mask & torch.isin(index - lengths, torch.tensor(at.indices, device=index.device))
+            return mask & _among(index - lengths, at.indices)
         if isinstance(at, Each):
             for row, named in enumerate(at.prompts):
-                here = torch.isin(index, torch.tensor(named, device=index.device))
-                mask = mask & (here | (prompts != row))
+                mask = mask & (_among(index, named) | (prompts != row))
             return mask
         match at:
             case "new":
@@ -208,9 +208,9 @@ class Session:
     def taps(self, batch: Batch) -> dict[Site, Tap]:
         """Return one tap for each site that is edited or captured in this forward pass."""
         edits: dict[Site, list[BoundEdit]] = {}
-        cells = set(batch.cells.unique().tolist())
+        cells = None if batch.cells is None else set(batch.cells.unique().tolist())
         for bound in self.edits:
-            if bound.cell in cells:
+            if cells is None or bound.cell in cells:
                 edits.setdefault(Site.parse(bound.edit.site), []).append(bound)
         sites = sorted({*edits, *self.capture}, key=lambda site: site.order)
         return {site: self._tap(site, edits.get(site, []), batch) for site in sites}
@@ -232,7 +232,9 @@ class Session:
     ) -> Tensor:
         """Apply one edit; an activation that is `owned` (made by an edit before) is written to."""
         edit = bound.edit
-        hits = self._hits(edit, batch.index, batch.prompts) & (batch.cells == bound.cell)
+        hits = self._hits(edit, batch.index, batch.prompts)
+        if batch.cells is not None:
+            hits = hits & (batch.cells == bound.cell)
         rows, columns = hits.nonzero(as_tuple=True)
         if not len(rows):
             return act
@@ -251,9 +253,11 @@ class Session:
         )
         new = self._checked(bound, edit.new(old, where), old, where)
         bound.mark(prompts.to(bound.seen.device), pos.to(bound.seen.device))
-        whole = whole.clone()
-        whole[pick] = new
-        return entries.write(act, whole, owned=owned)
+        if pick != (...,):
+            whole = whole.clone()
+            whole[pick] = new
+            new = whole
+        return entries.write(act, new, owned=owned)
 
     def _checked(self, bound: BoundEdit, new: Tensor, old: Tensor, where: Where) -> Tensor:
         """Refuse an answer of another shape or not finite; note how much it changes."""
@@ -268,9 +272,9 @@ class Session:
         if where.keys is not None:  # no query ever attends to what it cannot see
             seen = where.select(where.keys[:, None].expand(len(old), *where.token))
             new = torch.where(seen, new, old)
-        difference = (new.detach() - old.detach()).double()
-        bound.change = bound.change + difference.square().sum()
-        bound.before = bound.before + old.detach().double().square().sum()
+        before = old.detach()
+        bound.change = bound.change + _square(new.detach() - before)
+        bound.before = bound.before + _square(before)
         return new
 
     def forget(self) -> None:
@@ -334,6 +338,17 @@ def _at(act: Tensor, positions: Positions, batch: Batch, *, axis: int) -> Tensor
         return act.take_along_dim(index, dim=axis)
     assert isinstance(positions, tuple)
     return act.index_select(axis, torch.tensor(positions, device=act.device))
+
+
+def _among(index: Tensor, named: tuple[int, ...]) -> Tensor:
+    if len(named) == 1:
+        return index == named[0]
+    return torch.isin(index, torch.tensor(named, device=index.device))
+
+
+def _square(entries: Tensor) -> Tensor:
+    """The squared L2 norm, summed in float64."""
+    return torch.linalg.vector_norm(entries, dtype=torch.float64) ** 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,8 @@ An edit at block l and position p leaves everything before l, and every position
 base run. So each cell of a sweep needs only its own end: the blocks from l on, the positions from p
 to the last one that is read, behind the base run's cached residual, keys and values. The ends of
 many cells and prompts are packed one after another into one row, where a mask keeps them apart, so
-nothing is padded; only the positions that the metric reads are unembedded.
+nothing is padded; only the positions that the metric reads leave the last block's attention, and
+they alone are unembedded.
 
 `exact=True` runs one plain forward pass a cell: the definition, to compare with.
 """
@@ -25,7 +26,16 @@ from interp.edits import Edit, Patch
 from interp.engine import masks
 from interp.engine.hooks import hooked
 from interp.engine.model import LogitsAt, Model, Run
-from interp.engine.partial import Base, Row, base_run, pack, prefix_cache, skipped
+from interp.engine.partial import (
+    Base,
+    Row,
+    base_run,
+    narrowed,
+    pack,
+    prefix_cache,
+    prunable,
+    skipped,
+)
 from interp.engine.plan import Plan, Spent, costs, start_layer
 from interp.engine.receipts import EditReceipt
 from interp.engine.session import BoundEdit, Session, Tap
@@ -355,6 +365,8 @@ def _forward(
         if start:
             resid = base.resid[start][packed.prompts, packed.index]
             stack.enter_context(skipped(model, base, start, resid))
+        if at_logits is None and start < model.sizes.n_layers:
+            stack.enter_context(narrowed(model, prunable(model, taps), keep))
         if taps:
             stack.enter_context(hooked(model.hf, model.book, taps))
         out = model.hf(
