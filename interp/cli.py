@@ -146,6 +146,109 @@ def _print_outcome(outcome, console: Console) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Patch:
+    """Patch activations of one run into another, place by place: what carries the answer?
+
+    Each pair of prompts calls for two answers. Denoising puts the clean run's activation into the
+    corrupted run, one place at a time, and asks how much of the clean answer comes back; noising
+    asks how much is lost the other way round. Without a file the pairs are generated
+    indirect-object sentences.
+    """
+
+    input: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="[PAIRS.jsonl]")]] = (
+        None
+    )
+    """One pair a line: {"clean", "corrupted", "correct", "wrong"}; the answers are single tokens,
+    with their leading space."""
+    out: Out = Path("runs/patch")
+    """Folder of the records and the report; a run that was stopped goes on there."""
+    model: str = "smollm2-135m"
+    """A registry name, folder or Hugging Face id; see `interp models`."""
+    components: tuple[str, ...] = ("resid_pre",)
+    """What to patch in each layer: resid_pre, attn_out, mlp_out, attn.z, attn.q, ..."""
+    by: Literal["position", "head", "layer", "last"] = "position"
+    """One place for each token, each head, each whole layer, or each layer's last token."""
+    direction: Literal["denoise", "noise"] = "denoise"
+    """Clean into corrupted, or corrupted into clean."""
+    metric: str = "logit_diff"
+    """logit_diff, prob, logprob, rank or kl."""
+    layers: tuple[int, ...] = ()
+    """Only these layers; by default all."""
+    pairs: int = 4
+    """How many pairs are generated where no file is given."""
+    seed: int = 0
+    """Which pairs are generated."""
+    exact: bool = False
+    """One plain forward pass a place instead of the shared computation."""
+    memory_gib: float = 2.0
+    """Memory for the activations of one forward pass; weights come on top."""
+    dtype: str | None = None
+    """float32, float64, bfloat16 or float16; by default that of the weights."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:0."""
+    threads: int | None = None
+    """Threads for arithmetic; by default torch's own choice."""
+
+    def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
+        from interp.jobs import patching
+        from interp.jobs.tts import set_threads
+
+        set_threads(self.threads)
+        outcome = patching.run(
+            self.input,
+            model=self.model,
+            out=self.out,
+            settings=patching.Settings(
+                components=self.components,
+                by=self.by,
+                direction=self.direction,
+                metric=self.metric,
+                layers=self.layers,
+                pairs=self.pairs,
+                seed=self.seed,
+                exact=self.exact,
+            ),
+            dtype=self.dtype,
+            device=self.device,
+            memory_gib=self.memory_gib,
+            console=console,
+        )
+        _print_places(outcome, console)
+        return 3 if outcome.marked else 0
+
+
+def _print_places(outcome, console: Console, top: int = 8) -> None:
+    from interp.jobs.runs import rows
+
+    ranked = sorted(outcome.rows, key=lambda row: -abs(row["effect"]))[:top]
+    table = Table("place", "token", "effect", "95% interval over pairs", "share recovered")
+    for row in ranked:
+        low, high = row["effect_low"], row["effect_high"]
+        span = "one pair: none" if low is None else f"{low:.3f} to {high:.3f}"
+        share = "no gap" if row["recovered"] is None else f"{row['recovered']:.2f}"
+        table.add_row(
+            escape(row["place"]),
+            escape(repr(row["token"] or "")),
+            f"{row['effect']:.3f}",
+            span,
+            share,
+        )
+    console.print(table)
+    first = outcome.rows[0]
+    console.print(
+        f"The {len(ranked)} places of {len(outcome.rows)} that move {first['metric']} most when "
+        f"{first['direction']}d, over {first['pairs']} pairs. The null, a run patched with itself, "
+        f"moves it by at most {max(row['null'] for row in outcome.rows):.2g}.",
+        soft_wrap=True,
+        markup=False,
+    )
+    for line in rows(outcome.store, "marked_pairs"):
+        console.print(f"  marked {line['id']}: {line['reason']}", soft_wrap=True, markup=False)
+    console.print(f"Records and report: {outcome.store.folder}", soft_wrap=True, markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Print the records of a run."""
 
@@ -198,7 +301,7 @@ def _warn_of_missing(store) -> int:
 DEFAULT_COLUMNS = {
     "steps": ("id", "step", "seed", "op", "nec", "suf", "tts", "null_tts", "random_tts", "text"),
     "chains": ("id", "status", "answer", "gold", "correct", "n_steps", "n_tokens", "reason"),
-    "patch": ("layer", "pos", "token", "direction", "logit_diff", "recovered", "change"),
+    "patch": ("place", "token", "direction", "effect", "recovered", "change", "null", "pairs"),
 }
 
 
@@ -277,6 +380,7 @@ class Models:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Tts, tyro.conf.subcommand("tts")]
+    | Annotated[Patch, tyro.conf.subcommand("patch")]
     | Annotated[Results, tyro.conf.subcommand("results")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Check, tyro.conf.subcommand("check")]

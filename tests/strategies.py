@@ -23,6 +23,7 @@ from interp.edits import (
     Project,
     ResampleAblate,
     Scale,
+    Swap,
     ZeroAblate,
 )
 from interp.engine.loading import load
@@ -140,7 +141,12 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
 @cache
 def editable(name: str) -> tuple[str, ...]:
     """Every site of a tiny model that edits may name."""
-    return tuple(s for s in tiny(name).sites if Site.parse(s).component not in ATTENTION_MAPS)
+    return tuple(tiny(name).sites)
+
+
+def is_map(site: str) -> bool:
+    """Whether a site is an attention map, whose entries are `[head, key]`."""
+    return Site.parse(site).component in ATTENTION_MAPS
 
 
 def one_of_each(name: str) -> list[str]:
@@ -152,9 +158,42 @@ def one_of_each(name: str) -> list[str]:
 
 
 @cache
-def token_shape(name: str, site: str) -> tuple[int, ...]:
-    """The shape of one token's activation at a site."""
+def token_shape(name: str, site: str, width: int = 2) -> tuple[int, ...]:
+    """The shape of one token's activation at a site; a map has a key for each of `width` tokens."""
+    if is_map(site):
+        return tiny(name).sizes.n_heads, width
     return tuple(tiny(name).run([[5, 6]], capture=site).acts[site].shape[2:])
+
+
+def by_token(site: str, act: Tensor) -> Tensor:
+    """What was captured at a site as `[batch, pos, ...]`; in a map NaN at keys that no query sees.
+
+    Only whole maps, and no sliding window: a query sees the keys up to its own.
+    """
+    if not is_map(site):
+        return act
+    later = torch.ones(act.shape[-2:], dtype=torch.bool).triu(1)
+    return act.masked_fill(later, torch.nan).transpose(1, 2)
+
+
+def cut(edit: Edit, row: int, n: int) -> Edit:
+    """The edit of one prompt of a batch as it reads when that prompt has n tokens and runs alone.
+
+    Its source, or its donor; and of a map the keys that exist there.
+    """
+    here = {key: value[..., :n] for key, value in tensors(edit).items() if is_map(str(edit.site))}
+    if isinstance(edit, Patch):
+        source = here.pop("source", edit.source)
+        return replace(edit, source=source[row : row + 1], **here)
+    if isinstance(edit, ResampleAblate):
+        return replace(edit, donors=(edit.donor(row),), **here)
+    return replace(edit, **here) if here else edit
+
+
+def orthonormal(k: int, d: int, *, seed: int) -> Tensor:
+    """Orthonormal rows `[k, d]`, k at most d."""
+    q, _ = torch.linalg.qr(noise(d, k, seed=seed).double())
+    return q.T.float()
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -190,17 +229,53 @@ KINDS: Mapping[str, Callable[..., Edit]] = {
     "Clamp along": lambda site, rest, n, width, **at: Clamp(
         site, value=0.7, direction=noise(rest[-1], seed=8), **at
     ),
+    "Swap": lambda site, rest, n, width, **at: Swap(
+        site,
+        source=noise(n, width, *rest, seed=9),
+        basis=orthonormal(2, rest[-1], seed=10),
+        **at,
+    ),
 }
 """Each kind of edit: how to make one at a site whose tokens have shape `rest`, for n prompts of at
 most `width` tokens."""
+
+MAP_KINDS: Mapping[str, Callable[..., Edit]] = {
+    "Patch": lambda site, rest, n, width, **at: Patch(
+        site, source=noise(n, rest[0], width, width, seed=1), **at
+    ),
+    "ZeroAblate": KINDS["ZeroAblate"],
+    "MeanAblate": KINDS["MeanAblate"],
+    "MeanAblate per position": lambda site, rest, n, width, **at: MeanAblate(
+        site, mean=noise(rest[0], width, width, seed=3), **at
+    ),
+    "ResampleAblate": lambda site, rest, n, width, **at: ResampleAblate(
+        site, source=noise(5, rest[0], width, width, seed=4), **at
+    ),
+    "Add": KINDS["Add"],
+    "Scale": KINDS["Scale"],
+}
+"""The same at attention maps, whose sources are laid out as they are captured, `[head, query,
+key]`. Clamp is no edit of a map here, as weights may lie within its bounds; and Project and Swap
+mix keys that a query sees with keys that it does not."""
+
+
+def kinds_at(site: str) -> Mapping[str, Callable[..., Edit]]:
+    """The kinds of edit that a site takes."""
+    return MAP_KINDS if is_map(site) else KINDS
 
 
 def make(
     name: str, kind: str, site: str, prompts: list[list[int]], *, extra: int = 0, **at
 ) -> Edit:
-    """An edit of a kind for these prompts, with sources for `extra` new tokens as well."""
+    """An edit of a kind for these prompts, with sources for `extra` new tokens as well.
+
+    A kind that a map does not take is replaced by one that it does.
+    """
     width = max(map(len, prompts)) + extra
-    return KINDS[kind](site, token_shape(name, site), len(prompts), width, **at)
+    kinds = kinds_at(site)
+    if kind not in kinds:
+        kind = sorted(kinds)[sorted(KINDS).index(kind) % len(kinds)]
+    return kinds[kind](site, token_shape(name, site, width), len(prompts), width, **at)
 
 
 def tensors(edit: Edit) -> dict[str, Tensor]:
@@ -250,13 +325,8 @@ class Case:
         return make(self.name, self.kind, self.site, self.batch, **self.at)
 
     def alone(self, row: int) -> Edit:
-        """The edit of one prompt as a batch of its own: its source, or its donor."""
-        edit = self.edit
-        if isinstance(edit, Patch):
-            return replace(edit, source=edit.source[row : row + 1])
-        if isinstance(edit, ResampleAblate):
-            return replace(edit, donors=(edit.donor(row),))
-        return edit
+        """The edit of one prompt as a batch of its own."""
+        return cut(self.edit, row, len(self.batch[row]))
 
 
 @st.composite

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
+from pathlib import Path
+
+from interp.data.rows import read_lines
+from interp.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,52 @@ class PromptPair:
     """The next token of the clean prompt, its leading space included."""
     wrong: str
     """The next token of the corrupted prompt."""
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """One line of a file of pairs; `reason` says why it cannot be used, if it cannot."""
+
+    id: str
+    pair: PromptPair | None = None
+    reason: str | None = None
+
+
+FIELDS = ("clean", "corrupted", "correct", "wrong")
+
+
+def read_pairs(path: Path) -> list[PairRow]:
+    """Read a JSONL file of pairs: `{"id"?, "clean", "corrupted", "correct", "wrong"}` a line.
+
+    A bad line is marked with its reason; the others are kept.
+
+    Raises:
+        InputError: no such file, an empty one, or one without a single pair.
+    """
+    lines = read_lines(path, "prompt pairs")
+    rows = [_pair_row(line, number) for number, line in enumerate(lines, start=1)]
+    if all(row.pair is None for row in rows):
+        raise InputError(
+            f"{path} holds no prompt pair; line 1: {rows[0].reason}. Each line must be a JSON "
+            'object such as {"clean": "...", "corrupted": "...", "correct": " A", "wrong": " B"}.'
+        )
+    return rows
+
+
+def _pair_row(line: str, number: int) -> PairRow:
+    name = f"line-{number}"
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return PairRow(name, reason=f"not JSON: {getattr(error, 'msg', error)}")
+    if not isinstance(data, dict):
+        return PairRow(name, reason="not a JSON object")
+    name = str(data.get("id") or name)
+    for field in FIELDS:
+        if not isinstance(data.get(field), str) or not data[field]:
+            hint = nearest(field, data.keys() - set(FIELDS))
+            return PairRow(name, reason=f"no text in the field {field!r}.{hint}")
+    return PairRow(name, PromptPair(*(data[field] for field in FIELDS)))
 
 
 NAMES = ("Mary", "John", "Tom", "James", "Anna", "David", "Sarah", "Mark")

@@ -35,8 +35,24 @@ def read_rows(path: Path, *, limit: int | None = None) -> list[Row]:
     Raises:
         InputError: no such file, an empty one, or one that is not JSONL at all.
     """
+    lines = read_lines(path, "problems")
+    rows = list(_marked_twins([_row(line, i) for i, line in enumerate(lines, start=1)]))
+    if all(row.reason and row.reason.startswith("not JSON") for row in rows):
+        raise InputError(
+            f"{path} is not JSONL: its first line is {lines[0][:40]!r}; each line must be a JSON "
+            'object such as {"id": "1", "question": "..."}.'
+        )
+    return rows[:limit]
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a JSONL file that are not blank.
+
+    Raises:
+        InputError: no such file, one that is not text, or an empty one.
+    """
     if not path.is_file():
-        raise InputError(f"There is no file {path}: give a JSONL file of problems.")
+        raise InputError(f"There is no file {path}: give a JSONL file of {what}.")
     try:
         lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
@@ -45,13 +61,7 @@ def read_rows(path: Path, *, limit: int | None = None) -> list[Row]:
         ) from error
     if not lines:
         raise InputError(f"{path} is empty: give one JSON object a line.")
-    rows = list(_marked_twins([_row(line, i) for i, line in enumerate(lines, start=1)]))
-    if all(row.reason and row.reason.startswith("not JSON") for row in rows):
-        raise InputError(
-            f"{path} is not JSONL: its first line is {lines[0][:40]!r}; each line must be a JSON "
-            'object such as {"id": "1", "question": "..."}.'
-        )
-    return rows[:limit]
+    return lines
 
 
 def _row(line: str, number: int) -> Row:

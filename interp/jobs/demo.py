@@ -9,13 +9,12 @@ from typing import Any
 from rich.console import Console
 
 import interp.results as results
-from interp.data.pairs import PromptPair, indirect_object
 from interp.data.word_problems import word_problems
 from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError
-from interp.jobs import runs, tts
-from interp.patching.activation import PatchGrid, pair_tokens, patch_grid
+from interp.jobs import patching, runs, tts
+from interp.jobs.pairs import Chosen, choose
 from interp.results import report_stats
 
 
@@ -37,16 +36,16 @@ def demo(*, model: str, out: Path, problems: int, seeds: int, seed: int, console
     console.print(f"Loading {model}.", markup=False)
     loaded = load(model)
     tts.require_text(loaded)
-    pair = fitting_pair(loaded, seed)
+    chosen = choose(loaded, None, n=1, seed=seed)
     store = runs.begin(
         loaded,
         experiment="demo",
         out=out,
         settings={**asdict(settings), "rules": asdict(settings.rules)},
-        data={"problems": f"word_problems(seed={seed})", "pair": asdict(pair)},
+        data={"problems": f"word_problems(seed={seed})", "pair": asdict(chosen.pairs[0])},
         seeds=range(seeds),
     )
-    grid = _patch(loaded, pair, store, console)
+    grid = _patch(loaded, chosen, store, console)
     rows = tts.generated_rows(word_problems(problems, seed=seed))
     outcome = tts.run(rows, loaded, store, settings, memory_gib=2.0, console=console)
     chains, steps = runs.rows(store, "chains"), runs.rows(store, "steps")
@@ -55,51 +54,19 @@ def demo(*, model: str, out: Path, problems: int, seeds: int, seed: int, console
     return Demo(runs.write_report(store), tuple(sentences), outcome.marked)
 
 
-def fitting_pair(model: Model, seed: int) -> PromptPair:
-    """The first generated pair whose prompts are of one length and whose names are one token each.
-
-    Raises:
-        InputError: the tokenizer cuts every pair apart.
-    """
-    refused = None
-    for pair in indirect_object(64, seed=seed):
-        try:
-            pair_tokens(model, pair)
-        except InputError as error:
-            refused = error
-        else:
-            return pair
-    raise InputError(f"{model.name} cannot take the demonstration's prompts: {refused}")
-
-
 def _patch(
-    model: Model, pair: PromptPair, store: results.Store, console: Console
+    model: Model, chosen: Chosen, store: results.Store, console: Console
 ) -> list[dict[str, Any]]:
-    """Patch the residual stream of the pair over all layers and positions, once."""
-    identity = {"pair": asdict(pair), "settings": store.manifest.settings_hash}
+    """Patch the residual stream of a pair over all layers and positions, once."""
+    pairs = [asdict(pair) for pair in chosen.pairs]
+    identity = {"pairs": pairs, "settings": store.manifest.settings_hash}
     key = results.cell_key(identity)
     if not store.has(key):
-        with runs.progress(console) as bars:
-            task = bars.add_task("patching the residual stream, places", total=None)
-            grid = patch_grid(
-                model,
-                pair,
-                progress=lambda done, total: bars.update(task, completed=done, total=total),
-            )
-        store.write(key, identity, {"patch": patch_rows(grid)}, {})
+        tables = patching.patch_component(
+            model, chosen, "resid_pre", patching.Settings(), memory_gib=2.0, console=console
+        )
+        store.write(key, identity, tables, {})
     return store.rows("patch")
-
-
-def patch_rows(grid: PatchGrid) -> list[dict[str, Any]]:
-    """The records of a patching grid, each with its pair's two unpatched runs and the null."""
-    pair = {
-        "clean_prompt": grid.pair.clean,
-        "corrupted_prompt": grid.pair.corrupted,
-        "clean_logit_diff": grid.clean_logit_diff,
-        "corrupted_logit_diff": grid.corrupted_logit_diff,
-        "noop_change": grid.noop_change,
-    }
-    return [{**asdict(cell), **pair} for cell in grid.cells]
 
 
 def _patch_finding(rows: list[dict[str, Any]]) -> str:
@@ -107,13 +74,13 @@ def _patch_finding(rows: list[dict[str, Any]]) -> str:
     last = max(row["pos"] for row in rows)
     at_end = sorted((row["layer"], row["recovered"]) for row in rows if row["pos"] == last)
     layer = next((layer for layer, share in at_end if share >= 0.5), None)
-    null = max(row["noop_change"] for row in rows)
+    null = max(row["null"] for row in rows)
     end = (
         f"from layer {layer} on, patching the last token alone recovers at least half of it"
         if layer is not None
         else "no layer's last token alone recovers half of it"
     )
-    gap = rows[0]["clean_logit_diff"] - rows[0]["corrupted_logit_diff"]
+    gap = rows[0]["source_value"] - rows[0]["base_value"]
     return (
         f"Who gave decides the name by {gap:.2f} nats; {end}. "
         f"Patching a run with itself moves it by {null:.2g}."

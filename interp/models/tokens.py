@@ -50,9 +50,9 @@ class Batch:
         return torch.arange(len(self.ids), device=self.ids.device)[:, None].expand_as(self.ids)
 
     @property
-    def cells(self) -> Int[Tensor, "batch width"]:
-        """The cell of a sweep that each column belongs to: here always 0."""
-        return torch.zeros_like(self.index)
+    def cells(self) -> Int[Tensor, "batch width"] | None:
+        """The cell of a sweep that each column belongs to; None outside a sweep."""
+        return None
 
     @property
     def key_index(self) -> Int[Tensor, "batch seen"]:

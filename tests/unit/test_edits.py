@@ -443,10 +443,10 @@ def test_heads_at_a_site_without_heads_are_refused(component):
 
 
 @pytest.mark.parametrize("component", ["attn.pattern", "attn.scores"])
-def test_attention_maps_are_captured_not_edited(component):
-    rule = "edit attn.z, or the queries, keys and values that make the pattern."
-    with says(EditError, f"1.{component} can be captured, not edited by Scale: {rule}"):
-        Scale(f"1.{component}", factor=0.0)
+def test_attention_maps_are_edited_by_query_and_head(component):
+    edit = Scale(f"1.{component}", factor=0.0, heads=(2, 0), positions=3)
+    assert (edit.site, edit.heads, edit.positions) == (Site(component, 1), (2, 0), (3,))
+    assert str(edit) == f"Scale(1.{component}, positions=(3,), heads=(2, 0))"
 
 
 def test_a_misspelt_site_and_a_negative_position_are_refused_when_the_edit_is_made():

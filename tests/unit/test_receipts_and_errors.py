@@ -37,7 +37,7 @@ from interp.errors import (
     nearest,
 )
 from interp.models import tiny as tiny_models
-from interp.sites import Site
+from interp.sites import Each, New, Site
 from tests.strategies import (
     KINDS,
     DeafModel,
@@ -239,7 +239,7 @@ BEFORE = {
     "new tokens captured in a run": (
         lambda: dict(capture={"1.attn_out": "new"}),
         PositionError,
-        "capture of 1.attn_out: a run has no new tokens; name positions or 'all'.",
+        "capture of 1.attn_out: 'new' cannot be captured; name positions, 'last' or 'all'.",
     ),
     "a head that does not exist": (
         lambda: dict(edits=[ZeroAblate("1.attn.z", heads=(1, 4))]),
@@ -282,11 +282,39 @@ BEFORE = {
         TypeError,
         "Model.run() got an unexpected keyword argument 'captures'",
     ),
-    "an edit of scores": (
-        lambda: dict(edits=[ZeroAblate("1.attn.scores")]),
+    "prompt tokens captured by name": (
+        lambda: dict(capture={"1.attn_out": "prompt"}),
+        PositionError,
+        "capture of 1.attn_out: 'prompt' cannot be captured; name positions, 'last' or 'all'.",
+    ),
+    "positions of each prompt captured": (
+        lambda: dict(capture={"1.attn_out": Each(((0,), (1,)))}),
+        PositionError,
+        "capture of 1.attn_out: Each(((0,), (1,))) cannot be captured; name positions, 'last' or "
+        "'all'.",
+    ),
+    "positions of each prompt for other prompts": (
+        lambda: dict(edits=[ZeroAblate("1.attn_out", positions=Each(((0,),)))]),
+        PositionError,
+        "ZeroAblate(1.attn_out, positions=Each(((0,),))): Each names positions for 1 prompts and "
+        "the batch has 2; give one tuple a prompt.",
+    ),
+    "a position of one prompt past its end": (
+        lambda: dict(edits=[ZeroAblate("1.attn_out", positions=Each(((3,), (1, 2))))]),
+        PositionError,
+        "ZeroAblate(1.attn_out, positions=Each(((3,), (1, 2)))): position 2 is past the end: "
+        "prompt 1 has 2 tokens that the model sees, the last at position 1.",
+    ),
+    "a chosen new token in a run": (
+        lambda: dict(edits=[ZeroAblate("1.attn_out", positions=New(0))]),
+        PositionError,
+        "ZeroAblate(1.attn_out, positions=New(0)): the model sees 0 new tokens of prompt 0, so "
+        "there is no new token 0; raise max_new_tokens of generate.",
+    ),
+    "a head of a map that does not exist": (
+        lambda: dict(edits=[ZeroAblate("1.attn.scores", heads=4)]),
         EditError,
-        "1.attn.scores can be captured, not edited by ZeroAblate: edit attn.z, or the queries, "
-        "keys and values that make the pattern.",
+        "ZeroAblate(1.attn.scores, heads=(4,)): there is no head 4; the model's heads are 0 to 3.",
     ),
 }
 

@@ -12,8 +12,11 @@ from interp.sites import (
     KV_HEADED,
     LAYER_COMPONENTS,
     MODEL_COMPONENTS,
+    NAMED,
     QUERY_HEADED,
     UNCACHED,
+    Each,
+    New,
     Site,
     parse_positions,
     parse_sites,
@@ -21,6 +24,11 @@ from interp.sites import (
 from tests.strategies import says, site_texts
 
 COMPONENT_LIST = "embed, pos_embed, ln_final, logits"
+POSITION_RULE = "give 'all', 'prompt', 'last', 'new', New(0), or token indices such as (0, 3)."
+NEGATIVE = (
+    "is negative: positions count real tokens from 0 at the left, so write the index itself, such "
+    "as len(tokens) - 1 for the last."
+)
 
 
 @given(site_texts)
@@ -104,7 +112,11 @@ def test_several_sites_are_read_in_order_each_once():
     ("given_", "read"),
     [
         ("all", "all"),
+        ("prompt", "prompt"),
+        ("last", "last"),
         ("new", "new"),
+        (New(2, 0), New(2, 0)),
+        (Each(((3,), (5, 6))), Each(((3,), (5, 6)))),
         (0, (0,)),
         (7, (7,)),
         ([3, 1], (3, 1)),
@@ -119,22 +131,58 @@ def test_positions_are_read(given_, read):
 @pytest.mark.parametrize(
     ("given_", "text"),
     [
-        ("last", "positions='last': give 'all', 'new', or token indices such as (0, 3)."),
-        (None, "positions=None: give 'all', 'new', or token indices such as (0, 3)."),
-        (1.5, "positions=1.5: give 'all', 'new', or token indices such as (0, 3)."),
+        ("lst", f"positions='lst': {POSITION_RULE}"),
+        (None, f"positions=None: {POSITION_RULE}"),
+        (1.5, f"positions=1.5: {POSITION_RULE}"),
         ([0, 1.0], "positions=[0, 1.0]: 1.0 is not a whole number."),
         ([0, "1"], "positions=[0, '1']: '1' is not a whole number."),
         (True, "positions=True: True is not a whole number."),
         ([False], "positions=[False]: False is not a whole number."),
         ([], "positions=[] names no position: name each position once."),
         ((2, 0, 2), "positions=(2, 0, 2) names a position twice: name each position once."),
-        (
-            [3, -1],
-            "Position -1 is negative: positions count real tokens from 0 at the left, so write "
-            "the index itself, such as len(tokens) - 1 for the last.",
-        ),
+        ([3, -1], f"Position -1 {NEGATIVE}"),
     ],
 )
 def test_wrong_positions_are_refused(given_, text):
     with says(PositionError, text):
         parse_positions(given_)
+
+
+def test_the_named_positions_are_read_as_they_are():
+    assert NAMED == ("all", "prompt", "last", "new")
+    assert [parse_positions(name) for name in NAMED] == list(NAMED)
+
+
+def test_new_tokens_and_positions_of_each_prompt_are_values():
+    assert New(0, 2).indices == (0, 2)
+    assert (repr(New(0, 2)), repr(New(1))) == ("New(0, 2)", "New(1)")
+    assert New(0, 2) == New(0, 2) != New(2, 0)
+    assert hash(New(1)) == hash(New(1))
+    each = Each(((3,), [5, 6], 7))  # a list and one index are read as well
+    assert each.prompts == ((3,), (5, 6), (7,))
+    assert repr(each) == "Each(((3,), (5, 6), (7,)))"
+    assert each == Each([(3,), (5, 6), (7,)]) != Each(((3,), (6, 5), (7,)))
+    assert parse_positions(each) is each
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: New(), "positions=() names no position: name each position once."),
+        (lambda: New(1, 1), "positions=(1, 1) names a position twice: name each position once."),
+        (lambda: New(-1), f"Position -1 {NEGATIVE}"),
+        (lambda: New(0.5), "positions=(0.5,): 0.5 is not a whole number."),
+        (lambda: New(True), "positions=(True,): True is not a whole number."),
+        (lambda: Each("last"), "Each('last'): give one tuple of positions a prompt."),
+        (lambda: Each(3), "Each(3): give one tuple of positions a prompt."),
+        (lambda: Each(((1,), ())), "positions=() names no position: name each position once."),
+        (lambda: Each(((1,), (0, -2))), f"Position -2 {NEGATIVE}"),
+        (
+            lambda: Each(((4, 4),)),
+            "positions=(4, 4) names a position twice: name each position once.",
+        ),
+    ],
+)
+def test_wrong_new_tokens_and_wrong_positions_of_each_prompt_are_refused(make, text):
+    with says(PositionError, text):
+        make()

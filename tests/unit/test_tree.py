@@ -169,8 +169,8 @@ def test_another_attention_is_refused_with_the_way_out():
     hf = tiny_models.build("tiny-llama")
     hf.config._attn_implementation_internal = "flex_attention"
     text = (
-        "The shared token tree needs sdpa or eager attention, and LlamaForCausalLM uses "
-        "'flex_attention': pass exact=True, or load it with sdpa."
+        "Shared computation needs sdpa or eager attention, and LlamaForCausalLM uses "
+        "'flex_attention': pass exact=True."
     )
     with says(ModelError, text):
         score(load(hf), FORK)

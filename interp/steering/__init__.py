@@ -1,0 +1,1 @@
+"""Steering: directions, what a dose of one does, and what it breaks."""
