@@ -329,7 +329,7 @@ def pair_tokens(model: Model, pair: PromptPair) -> tuple[list[int], list[int], i
     Raises:
         InputError: the prompts differ in length, or an answer is more than one token.
     """
-    right, wrong = (_one_token(model, text) for text in (pair.correct, pair.wrong))
+    right, wrong = (one_token(model, text) for text in (pair.correct, pair.wrong))
     return *_aligned(model, pair), right, wrong
 
 
@@ -343,7 +343,12 @@ def _aligned(model: Model, pair: PromptPair) -> tuple[list[int], list[int]]:
     return clean, corrupted
 
 
-def _one_token(model: Model, text: str) -> int:
+def one_token(model: Model, text: str) -> int:
+    """Return the id of an answer of one token.
+
+    Raises:
+        InputError: the tokenizer cuts it into more, or into none.
+    """
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise InputError(f"The answer {text!r} is {len(ids)} tokens: choose one of a single token.")

@@ -1,0 +1,66 @@
+"""The command line: `interp demo|tts|patch|path|circuit|steer|results|report|check|models`.
+
+Exit status: 0 done, 1 a check failed, 2 bad input (one sentence, no traceback), 3 done but some
+rows were marked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from interp.cli.interventions import Circuit, Patch, Paths, Steer
+from interp.cli.models import Check, Models
+from interp.cli.records import Report, Results
+from interp.cli.thinking import Demo, Tts
+from interp.errors import InterpError
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Tts, tyro.conf.subcommand("tts")]
+    | Annotated[Patch, tyro.conf.subcommand("patch")]
+    | Annotated[Paths, tyro.conf.subcommand("path")]
+    | Annotated[Circuit, tyro.conf.subcommand("circuit")]
+    | Annotated[Steer, tyro.conf.subcommand("steer")]
+    | Annotated[Results, tyro.conf.subcommand("results")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Models, tyro.conf.subcommand("models")]
+)
+
+
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Set, unless the user set them, before any library is imported."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    command = tyro.cli(
+        Command,
+        prog="interp",
+        description="Find out what inside a language model caused its answer, by intervening.",
+        args=argv,
+    )
+    console = Console(stderr=False)
+    try:
+        status = command.main(console)
+    except InterpError as error:
+        sys.stderr.write(f"interp: {error}\n")
+        status = error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interp: stopped; what was finished is kept, start again to go on.\n")
+        status = 130
+    except BrokenPipeError:
+        status = 0
+    sys.exit(status)

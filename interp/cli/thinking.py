@@ -1,0 +1,133 @@
+"""`interp demo` and `interp tts`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from interp.cli.shared import Out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Score the steps of generated problems and patch a prompt pair on a real model; a report."""
+
+    out: Out = Path("runs/demo")
+    """Folder of the records and the report."""
+    model: str = "smollm2-135m"
+    """A registry name, folder or Hugging Face id; see `interp models`."""
+    problems: int = 4
+    """How many word problems the model answers."""
+    seeds: int = 2
+    """Draws of the perturbation."""
+    seed: int = 0
+    """Which problems and prompt pair are generated."""
+    threads: int | None = None
+    """Threads for arithmetic; by default torch's own choice."""
+
+    def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
+        from interp.jobs.demo import demo
+        from interp.jobs.tts import set_threads
+
+        set_threads(self.threads)
+        done = demo(
+            model=self.model,
+            out=self.out,
+            problems=self.problems,
+            seeds=self.seeds,
+            seed=self.seed,
+            console=console,
+        )
+        console.print(f"\nReport: {done.report}\n", soft_wrap=True, markup=False)
+        for place, finding in enumerate(done.findings, start=1):
+            console.print(f"{place}. {finding}", soft_wrap=True, markup=False, highlight=False)
+        return 3 if done.marked else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tts:
+    """Score every step of chains of thought with the True-Thinking Score, controls beside it."""
+
+    input: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="INPUT.jsonl")]]
+    """One problem a line: {"id", "question", "cot"?, "answer"?}; without `cot` the model writes
+    one. `answer` is the gold answer, alone or after `####`."""
+    out: Out
+    """Folder of the records; a run that was stopped goes on there."""
+    model: str = "smollm2-135m"
+    """A registry name, folder or Hugging Face id; see `interp models`."""
+    seeds: int = 5
+    """Draws of the perturbation."""
+    preset: str = "default"
+    """default, paper or released-code: cue, closing, offsets and splitting."""
+    target: Literal["own", "gold"] = "own"
+    """Which answer is scored: the model's own after its full chain, or the given one."""
+    think: Literal["open", "close"] = "open"
+    """Whether a think block is closed before the cue."""
+    control_seeds: int = 1
+    """For how many of the seeds the controls (null rewrite, random step) are computed."""
+    limit: int | None = None
+    """Score only the first rows."""
+    max_new_tokens: int = 256
+    """The longest chain that the model writes."""
+    exact: bool = False
+    """One plain forward pass a cell instead of the shared token tree."""
+    audit: bool = False
+    """Add audit.jsonl: the exact token ids and log-probability of every cell."""
+    memory_gib: float = 2.0
+    """Memory for the activations of one forward pass; weights and cache come on top."""
+    dtype: str | None = None
+    """float32, float64, bfloat16 or float16; by default that of the weights."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:0."""
+    threads: int | None = None
+    """Threads for arithmetic; by default torch's own choice."""
+
+    def main(self, console: Console) -> int:
+        """Run the command; return the exit status."""
+        from interp.jobs import tts
+
+        tts.set_threads(self.threads)
+        outcome = tts.tts(
+            self.input,
+            model=self.model,
+            out=self.out,
+            settings=tts.Settings(
+                preset=self.preset,
+                seeds=self.seeds,
+                target=self.target,
+                think=self.think,
+                control_seeds=self.control_seeds,
+                max_new_tokens=self.max_new_tokens,
+                exact=self.exact,
+                audit=self.audit,
+            ),
+            limit=self.limit,
+            dtype=self.dtype,
+            device=self.device,
+            memory_gib=self.memory_gib,
+            console=console,
+        )
+        _print_outcome(outcome, console)
+        return 3 if outcome.marked else 0
+
+
+def _print_outcome(outcome, console: Console) -> None:
+    from interp.jobs.runs import rows
+    from interp.results import report_stats
+
+    chains, steps = rows(outcome.store, "chains"), rows(outcome.store, "steps")
+    for finding in report_stats.findings(report_stats.scored_rows(chains, steps)):
+        console.print(f"{finding.title} {finding.detail}", soft_wrap=True, markup=False)
+    for warning in outcome.warnings:
+        console.print(f"Warning: {warning}", soft_wrap=True, markup=False)
+    console.print(f"{outcome.scored} chains scored, {outcome.marked} marked.", markup=False)
+    for chain in chains:
+        if chain["status"] == "marked":
+            line = f"  marked {chain['id']}: {chain['reason']}"
+            console.print(line, soft_wrap=True, markup=False)
+    console.print(f"Records and report: {outcome.store.folder}", soft_wrap=True, markup=False)
