@@ -18,10 +18,10 @@ from interp.errors import nearest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("interp", "experiments", "figures")
 
-BASE = {"errors", "sites", "edits", "metrics", "models"}
+BASE = {"errors", "sites", "edits", "attention_edits", "metrics", "bases", "models"}
 SHARED = BASE | {"engine", "data", "stats"}
 METHODS = {"patching", "steering", "thinking", "latent", "alignment"}
-LIBRARY = SHARED | METHODS | {"results", "jobs", "cli"}
+LIBRARY = SHARED | METHODS | {"diagrams", "results", "jobs", "cli"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -29,7 +29,10 @@ ALLOWED: dict[str, set[str]] = {
     "results": {"errors", "stats"},  # no model, no torch
     "sites": {"errors"},
     "edits": {"errors", "sites"},
+    "attention_edits": {"errors", "sites", "edits"},
     "metrics": {"errors"},
+    "bases": {"errors"},
+    "diagrams": {"errors"},
     "models": {"errors", "sites", "edits", "metrics"},
     "engine": BASE,
     "data": {"errors", "models", "engine"},
@@ -39,15 +42,16 @@ ALLOWED: dict[str, set[str]] = {
     "experiments": LIBRARY - {"cli"} | {"interp"},
     "figures": {"errors", "stats", "results"},
 }
-NO_TORCH = {"errors", "stats", "results", "figures"}
+NO_TORCH = {"errors", "stats", "diagrams", "results", "figures"}
 
 NNSIGHT = "interp/engine/nnsight_engine.py"
 TRANSFORMER_LENS = "interp/engine/transformer_lens_engine.py"
 ADDRESSES = "interp/models/addresses.py"
+RIVALS = "experiments/benchmarks/"
 # The files that may import an engine's package; True where they may do so at module level.
 ENGINE_FILES = {
-    "nnsight": {NNSIGHT: True},
-    "transformer_lens": {TRANSFORMER_LENS: True, ADDRESSES: False},
+    "nnsight": {NNSIGHT: True, RIVALS + "nnsight_rival.py": False},
+    "transformer_lens": {TRANSFORMER_LENS: True, ADDRESSES: False, RIVALS + "lens.py": False},
 }
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 UNSAFE_FLAGS = {"trust_remote_code", "allow_pickle"}

@@ -11,13 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.cli.shared import Out
-
-Pairs = tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="[PAIRS.jsonl]")]]
+from interp.cli.shared import OnModel, OnPairs, Out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patch:
+class Patch(OnPairs):
     """Patch activations of one run into another, place by place: what carries the answer?
 
     Each pair of prompts calls for two answers. Denoising puts the clean run's activation into the
@@ -26,13 +24,8 @@ class Patch:
     indirect-object sentences.
     """
 
-    input: Pairs = None
-    """One pair a line: {"clean", "corrupted", "correct", "wrong"}; the answers are single tokens,
-    with their leading space."""
     out: Out = Path("runs/patch")
     """Folder of the records and the report; a run that was stopped goes on there."""
-    model: str = "smollm2-135m"
-    """A registry name, folder or Hugging Face id; see `interp models`."""
     components: tuple[str, ...] = ("resid_pre",)
     """What to patch in each layer: resid_pre, attn_out, mlp_out, attn.z, attn.q, ..."""
     by: Literal["position", "head", "layer", "last"] = "position"
@@ -43,20 +36,10 @@ class Patch:
     """logit_diff, prob, logprob, rank or kl."""
     layers: tuple[int, ...] = ()
     """Only these layers; by default all."""
-    pairs: int = 4
-    """How many pairs are generated where no file is given."""
-    seed: int = 0
-    """Which pairs are generated."""
     exact: bool = False
     """One plain forward pass a place instead of the shared computation."""
     memory_gib: float = 2.0
     """Memory for the activations of one forward pass; weights come on top."""
-    dtype: str | None = None
-    """float32, float64, bfloat16 or float16; by default that of the weights."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:0."""
-    threads: int | None = None
-    """Threads for arithmetic; by default torch's own choice."""
 
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""
@@ -125,7 +108,7 @@ def _closing(outcome, console: Console) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paths:
+class Paths(OnPairs):
     """Patch paths: what does one part do to the answer through another part alone?
 
     A sender takes its value from the other prompt, everything between is frozen but for what
@@ -134,13 +117,8 @@ class Paths:
     logits, 7.h1.q (or k, v, k_each, v_each, pattern), 7.q, 7.mlp, 7.resid.
     """
 
-    input: Pairs = None
-    """One pair a line: {"clean", "corrupted", "correct", "wrong"}; without a file the pairs are
-    generated indirect-object sentences."""
     out: Out = Path("runs/path")
     """Folder of the records and the report; a run that was stopped goes on there."""
-    model: str = "smollm2-135m"
-    """A registry name, folder or Hugging Face id; see `interp models`."""
     senders: tuple[str, ...] = ("heads",)
     """heads, mlps, attention, embed, or single ends such as 5.h3@last."""
     receivers: tuple[str, ...] = ("logits",)
@@ -151,20 +129,10 @@ class Paths:
     """Corrupted senders in the clean run (noise), or clean ones in the corrupted run."""
     freeze_norms: bool = False
     """Keep the scale of every layer norm while the path is followed."""
-    pairs: int = 4
-    """How many pairs are generated where no file is given."""
-    seed: int = 0
-    """Which pairs are generated."""
     exact: bool = False
     """Two plain forward passes a path instead of the shared computation."""
     memory_gib: float = 2.0
     """Memory for what is recorded and for one forward pass; weights come on top."""
-    dtype: str | None = None
-    """float32, float64, bfloat16 or float16; by default that of the weights."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:0."""
-    threads: int | None = None
-    """Threads for arithmetic; by default torch's own choice."""
 
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""
@@ -199,7 +167,7 @@ class Paths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Circuit:
+class Circuit(OnPairs):
     """Find a circuit: score every edge, patch the strongest for real, measure what they explain.
 
     Edges are scored by attribution (EAP-IG) on half of the pairs; circuits of growing size are run
@@ -207,13 +175,10 @@ class Circuit:
     EAP-IG and MIB.
     """
 
-    input: Pairs = None
-    """One pair a line: {"clean", "corrupted", "correct", "wrong"}; without a file the pairs are
-    generated indirect-object sentences."""
+    pairs: int = 8
+    """How many pairs are generated where no file is given; half score, half measure."""
     out: Out = Path("runs/circuit")
     """Folder of the records, circuit.json and the report; a run that was stopped goes on there."""
-    model: str = "smollm2-135m"
-    """A registry name, folder or Hugging Face id; see `interp models`."""
     along: Literal["inputs", "activations", "none"] = "inputs"
     """What moves from clean to corrupted: the input, each activation in turn, or nothing (EAP)."""
     steps: int = 5
@@ -226,16 +191,6 @@ class Circuit:
     """How many of the strongest edges are patched for real."""
     random: int = 3
     """Draws of random edges beside each circuit."""
-    pairs: int = 8
-    """How many pairs are generated where no file is given."""
-    seed: int = 0
-    """Which pairs and random edges are drawn."""
-    dtype: str | None = None
-    """float32, float64, bfloat16 or float16; by default that of the weights."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:0."""
-    threads: int | None = None
-    """Threads for arithmetic; by default torch's own choice."""
 
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""
@@ -288,7 +243,7 @@ def _print_circuit(outcome, console: Console, top: int = 8) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steer:
+class Steer(OnModel):
     """Steer: find a direction between contrasting texts, and measure each dose beside its damage.
 
     Layer and dose are chosen on half of the prompts and reported on the other half; the same doses
@@ -303,8 +258,6 @@ class Steer:
     "away"} prompts with two next tokens, {"neutral"} text that should stay likely."""
     out: Out = Path("runs/steer")
     """Folder of the records, the direction and the report; a run that was stopped goes on there."""
-    model: str = "smollm2-135m"
-    """A registry name, folder or Hugging Face id; see `interp models`."""
     method: Literal["difference_of_means", "pca_of_differences", "probe_normal"] = (
         "difference_of_means"
     )
@@ -323,12 +276,6 @@ class Steer:
     """How many pairs of texts are generated where no file is given."""
     seed: int = 0
     """Which texts, split and random directions are drawn."""
-    dtype: str | None = None
-    """float32, float64, bfloat16 or float16; by default that of the weights."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:0."""
-    threads: int | None = None
-    """Threads for arithmetic; by default torch's own choice."""
 
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""

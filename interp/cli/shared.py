@@ -1,7 +1,8 @@
-"""Kinds of arguments that several commands take."""
+"""Kinds of arguments, and the arguments that several commands take."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,3 +10,31 @@ import tyro
 
 Out = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
+Pairs = tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="[PAIRS.jsonl]")]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnModel:
+    """The model that a command runs, and how."""
+
+    model: str = "smollm2-135m"
+    """A registry name, folder or Hugging Face id; see `interp models`."""
+    dtype: str | None = None
+    """float32, float64, bfloat16 or float16; by default that of the weights."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:0."""
+    threads: int | None = None
+    """Threads for arithmetic; by default torch's own choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPairs(OnModel):
+    """Prompt pairs, read or generated."""
+
+    input: Pairs = None
+    """One pair a line: {"clean", "corrupted", "correct", "wrong"}; the answers are single tokens,
+    with their leading space. Without a file the pairs are generated indirect-object sentences."""
+    pairs: int = 4
+    """How many pairs are generated where no file is given."""
+    seed: int = 0
+    """What is generated and drawn."""

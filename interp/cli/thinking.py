@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from interp.cli.shared import Out
+from interp.cli.shared import OnModel, Out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Demo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tts:
+class Tts(OnModel):
     """Score every step of chains of thought with the True-Thinking Score, controls beside it."""
 
     input: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="INPUT.jsonl")]]
@@ -58,8 +58,6 @@ class Tts:
     one. `answer` is the gold answer, alone or after `####`."""
     out: Out
     """Folder of the records; a run that was stopped goes on there."""
-    model: str = "smollm2-135m"
-    """A registry name, folder or Hugging Face id; see `interp models`."""
     seeds: int = 5
     """Draws of the perturbation."""
     preset: str = "default"
@@ -80,12 +78,6 @@ class Tts:
     """Add audit.jsonl: the exact token ids and log-probability of every cell."""
     memory_gib: float = 2.0
     """Memory for the activations of one forward pass; weights and cache come on top."""
-    dtype: str | None = None
-    """float32, float64, bfloat16 or float16; by default that of the weights."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:0."""
-    threads: int | None = None
-    """Threads for arithmetic; by default torch's own choice."""
 
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""

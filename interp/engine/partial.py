@@ -8,7 +8,7 @@ for the length of a context their `forward` hands the residual stream on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,6 +155,25 @@ def narrowed(model: Model, parts: Iterable[str], columns: Int[Tensor, " kept"]) 
         for part in parts:
             module = model.hf.get_submodule(model.book.blocks[-1][part])
             stack.enter_context(_forward_as(module, _only(module.forward, columns)))
+        yield
+
+
+@contextmanager
+def unembedding(model: Model, tokens: Sequence[int] | None) -> Iterator[None]:
+    """Inside the block the logits of these tokens are computed, and all others are NaN."""
+    head: Any = model.hf.get_output_embeddings()
+    if tokens is None or type(head) is not nn.Linear:
+        yield
+        return
+    rows = torch.tensor(tokens, device=head.weight.device)
+    weight, bias = head.weight[rows], None if head.bias is None else head.bias[rows]
+
+    def forward(act: Tensor) -> Tensor:
+        logits = act.new_full((*act.shape[:-1], head.weight.shape[0]), float("nan"))
+        logits[..., rows] = nn.functional.linear(act, weight, bias)
+        return logits
+
+    with _forward_as(head, forward):
         yield
 
 

@@ -118,8 +118,9 @@ def costs(
     reason: str,
     memory_gib: float,
     chunk: int,
+    unembedded: float = 1.0,
 ) -> Plan:
-    """Price a sweep."""
+    """Price a sweep; `unembedded` is the share of the vocabulary that the metric reads."""
     price, n_layers = _Prices.of(model), model.sizes.n_layers
     plain = sum(_end(price, 0, n, n, n_layers) for n in lengths)
     naive_tokens = n_cells * sum(lengths)
@@ -139,15 +140,17 @@ def costs(
             filled = len(row) if new else filled + len(row)
             most = max(most, filled)
             tokens += len(row)
-            spent += _end(price, row.start, row.stop, 1, n_layers - start)
+            spent += _end(price, row.start, row.stop, 1, n_layers - start, unembedded)
     share = spent / (n_cells * plain)
     memory = int(per_token * most)
     return Plan(n_cells, len(lengths), forwards, tokens, naive_tokens, share, memory, size)
 
 
-def _end(price: _Prices, start: int, stop: int, read: int, n_layers: int) -> float:
+def _end(
+    price: _Prices, start: int, stop: int, read: int, n_layers: int, unembedded: float = 1.0
+) -> float:
     """Multiply-adds of positions `start` to `stop - 1` through some blocks, `read` unembedded."""
     new = stop - start
     pairs = (start + 1 + stop) * new / 2  # each query sees the keys up to its own
-    spent = n_layers * (new * price.block + pairs * price.key) + read * price.unembed
+    spent = n_layers * (new * price.block + pairs * price.key) + read * unembedded * price.unembed
     return spent - (new - read) * price.late if n_layers else spent

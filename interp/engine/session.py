@@ -36,6 +36,10 @@ class Host(Protocol):
         ...
 
 
+Book = tuple[Tensor, int, Tensor | float, Tensor | float]
+"""What an edit has done: the tokens it reached, how often, and two squared norms."""
+
+
 @dataclass(eq=False)
 class BoundEdit:
     """One edit and the record of what it did."""
@@ -62,6 +66,16 @@ class BoundEdit:
             (rows, pos), torch.ones((), dtype=torch.bool, device=rows.device)
         )
         self.fired += 1
+
+    @property
+    def book(self) -> Book:
+        """What it has done so far."""
+        return self.seen, self.fired, self.change, self.before
+
+    @book.setter
+    def book(self, book: Book) -> None:
+        """Forget what was done since, after a forward pass that failed."""
+        self.seen, self.fired, self.change, self.before = book
 
     def take(self, proof: EditReceipt) -> None:
         """Take over what another run of the same edit proved."""
@@ -98,6 +112,7 @@ class Session:
     prompt_lengths: Int[Tensor, " batch"]
     limits: Int[Tensor, " batch"]
     edits: list[BoundEdit] = field(default_factory=list)
+    by_cell: dict[int, list[BoundEdit]] = field(default_factory=dict)
     capture: dict[Site, Positions] = field(default_factory=dict)
     captured: dict[Site, list[tuple[Batch, Tensor]]] = field(default_factory=dict)
 
@@ -117,6 +132,7 @@ class Session:
             _require_heads(edit, self.host.sizes)
             due = self._due(edit)
             self.edits.append(BoundEdit(edit, cell, due, torch.zeros_like(due)))
+            self.by_cell.setdefault(cell, []).append(self.edits[-1])
         for site, positions in capture.items():
             self.host.check_sites([site])
             if positions in ("new", "prompt") or isinstance(positions, New | Each):
@@ -208,10 +224,9 @@ class Session:
     def taps(self, batch: Batch) -> dict[Site, Tap]:
         """Return one tap for each site that is edited or captured in this forward pass."""
         edits: dict[Site, list[BoundEdit]] = {}
-        cells = None if batch.cells is None else set(batch.cells.unique().tolist())
-        for bound in self.edits:
-            if cells is None or bound.cell in cells:
-                edits.setdefault(Site.parse(bound.edit.site), []).append(bound)
+        cells = (0,) if batch.cells is None else batch.cells.unique().tolist()
+        for bound in self.of_cells(cells):
+            edits.setdefault(Site.parse(bound.edit.site), []).append(bound)
         sites = sorted({*edits, *self.capture}, key=lambda site: site.order)
         return {site: self._tap(site, edits.get(site, []), batch) for site in sites}
 
@@ -283,14 +298,9 @@ class Session:
             bound.seen = torch.zeros_like(bound.seen)
             bound.change = bound.before = 0.0
 
-    def books(self) -> list[tuple[Tensor, int, Tensor | float, Tensor | float]]:
-        """What every edit has done so far."""
-        return [(each.seen, each.fired, each.change, each.before) for each in self.edits]
-
-    def restore(self, books: list[tuple[Tensor, int, Tensor | float, Tensor | float]]) -> None:
-        """Forget what was done since `books`, after a forward pass that failed."""
-        for bound, book in zip(self.edits, books, strict=True):
-            bound.seen, bound.fired, bound.change, bound.before = book
+    def of_cells(self, cells: Iterable[int]) -> list[BoundEdit]:
+        """The edits of some cells of a sweep; those of a run are all in cell 0."""
+        return [bound for cell in cells for bound in self.by_cell.get(cell, ())]
 
     def receipt(self, *, ended_early: bool = False) -> Receipt:
         """Return the proof of every edit.

@@ -35,13 +35,14 @@ from interp.engine.partial import (
     prefix_cache,
     prunable,
     skipped,
+    unembedding,
 )
 from interp.engine.plan import Plan, Spent, costs, start_layer
 from interp.engine.receipts import EditReceipt
-from interp.engine.session import BoundEdit, Session, Tap
+from interp.engine.session import Session, Tap
 from interp.engine.tree import out_of_memory
 from interp.errors import InputError
-from interp.metrics import Metric
+from interp.metrics import Metric, reads
 from interp.models.tokens import Inputs
 from interp.sites import Site
 
@@ -96,7 +97,7 @@ def sweep(
     logits: LogitsAt = "last",
     exact: bool = False,
     memory_gib: float = 2.0,
-    chunk: int = 512,
+    chunk: int = 256,
     say: Say | None = print,
     progress: Progress | None = None,
 ) -> Swept:
@@ -191,7 +192,7 @@ def _prepare(
     read = model.logit_positions(logits, batch)
     if read is None:
         raise InputError("logits='all': name the positions that the metric reads, such as 'last'.")
-    _check_metric(metric, logits, read, model)
+    check_metric(metric, logits, read, model)
     held, source_values = _run_source(model, ids, cells, source, metric, logits)
     bound = [_edits(cell, held) for cell in cells]
     session = Session(model, batch.lengths, batch.lengths)
@@ -199,7 +200,10 @@ def _prepare(
         session.add(edits, {}, cell=place)
     reason = _why_exact(model, exact)
     rows = _rows(session, read, model.sizes.n_layers)
-    plan = costs(model, len(bound), batch.lengths.tolist(), rows, reason, memory_gib, chunk)
+    tokens = reads(metric)
+    unembedded = 1.0 if tokens is None else len(tokens) / model.sizes.d_vocab
+    lengths = batch.lengths.tolist()
+    plan = costs(model, len(bound), lengths, rows, reason, memory_gib, chunk, unembedded)
     plain = model.run(ids, logits=logits)
     values = metric(plain.logits, torch.arange(len(ids)))
     stacked = plain.logits[:, None] if plain.logits.ndim == 2 else plain.logits
@@ -216,8 +220,14 @@ def _why_exact(model: Model, exact: bool) -> str:
     return masks.refusal(model)
 
 
-def _check_metric(metric: Metric, logits: LogitsAt, read: Tensor, model: Model) -> None:
-    """Ask the metric for zeros, so that a wrong one fails before the model runs."""
+def check_metric(
+    metric: Metric, logits: LogitsAt, read: Int[Tensor, "prompt read"], model: Model
+) -> None:
+    """Ask a metric about zeros, so that a wrong one fails before the model runs.
+
+    Raises:
+        InputError: it does not return one number a prompt.
+    """
     n, k = read.shape
     one = logits == "last" or isinstance(logits, int)
     shape = (n, model.sizes.d_vocab) if one else (n, k, model.sizes.d_vocab)
@@ -281,12 +291,9 @@ def _edits(cell: Cell, source: Run | None) -> list[Edit]:
 
 def _rows(session: Session, read: Tensor, n_layers: int) -> dict[int, list[Row]]:
     """Which end of which prompt each cell needs, by the layer where it starts."""
-    by_cell: dict[int, list[BoundEdit]] = {}
-    for bound in session.edits:
-        by_cell.setdefault(bound.cell, []).append(bound)
     last_read = read.max(1).values.tolist()
     rows: dict[int, list[Row]] = {}
-    for cell, edits in by_cell.items():
+    for cell, edits in session.by_cell.items():
         start = min(start_layer(Site.parse(bound.edit.site), n_layers) for bound in edits)
         due = torch.stack([bound.due for bound in edits]).any(0)
         for prompt in due.any(1).nonzero()[:, 0].tolist():
@@ -304,7 +311,7 @@ def _exact(job: _Job, progress: Progress) -> tuple[Float[Tensor, "cell prompt"],
     for cell, edits in enumerate(job.cells):
         run = job.model.run(job.inputs, edits=edits, logits=job.logits)
         values.append(job.metric(run.logits, torch.arange(n)))
-        own = [bound for bound in job.session.edits if bound.cell == cell]
+        own = job.session.of_cells([cell])
         for bound, proof in zip(own, run.receipt.edits, strict=True):
             bound.take(proof)
         progress(cell + 1, len(job.cells))
@@ -323,13 +330,15 @@ def _reused(job: _Job, progress: Progress) -> tuple[Float[Tensor, "cell prompt"]
         done = 0
         while done < len(rows):
             part = _fill(rows[done:], size)
-            held = job.session.books()
+            bound = job.session.of_cells({row.cell for row in part})
+            held = [each.book for each in bound]
             try:
                 logits = _forward(job, base, mask_maker, start, part)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or len(part) == 1:
                     raise
-                job.session.restore(held)
+                for each, book in zip(bound, held, strict=True):
+                    each.book = book
                 size = max(1, sum(map(len, part)) // 2)
                 job.halvings += 1
                 continue
@@ -367,6 +376,8 @@ def _forward(
             stack.enter_context(skipped(model, base, start, resid))
         if at_logits is None and start < model.sizes.n_layers:
             stack.enter_context(narrowed(model, prunable(model, taps), keep))
+        if at_logits is None:
+            stack.enter_context(unembedding(model, reads(job.metric)))
         if taps:
             stack.enter_context(hooked(model.hf, model.book, taps))
         out = model.hf(

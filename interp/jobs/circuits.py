@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError
 from interp.jobs import runs
-from interp.jobs.pairs import choose
+from interp.jobs.pairs import begin, choose
 from interp.jobs.tts import refuse_file
 from interp.metrics import LogitDiff
 from interp.patching.activation import pairs_tokens
@@ -78,14 +78,7 @@ def run(
     chosen = choose(loaded, input, n=settings.pairs, seed=settings.seed)
     if len(chosen.pairs) < 2:
         raise InputError("One pair fits, and a circuit needs one to score on and one to measure.")
-    store = runs.begin(
-        loaded,
-        experiment="circuit",
-        out=out,
-        settings=asdict(settings),
-        data={"pairs": {i: asdict(p) for i, p in zip(chosen.ids, chosen.pairs, strict=True)}},
-        seeds=[settings.seed],
-    )
+    store = begin(loaded, "circuit", out, settings, chosen)
     identity = {"circuit": list(chosen.ids), "settings": store.manifest.settings_hash}
     key = results.cell_key(identity)
     if not store.has(key):

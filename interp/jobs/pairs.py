@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import interp.results as results
 from interp.data.pairs import PairRow, PromptPair, indirect_object, read_pairs
 from interp.engine.model import Model
 from interp.errors import InputError
+from interp.jobs import runs
 from interp.patching.activation import pair_tokens
 
 
@@ -49,6 +51,23 @@ def choose(
         fits, marked = fits[:n], []
     ids, pairs = zip(*fits, strict=True)
     return Chosen(ids, pairs, tuple(marked))
+
+
+def begin(model: Model, experiment: str, out: Path, settings: Any, chosen: Chosen) -> results.Store:
+    """Make or resume the folder of a run on prompt pairs.
+
+    Raises:
+        StoreError: the folder belongs to other settings or pairs, or is no run.
+    """
+    pairs = dict(zip(chosen.ids, map(asdict, chosen.pairs), strict=True))
+    return runs.begin(
+        model,
+        experiment=experiment,
+        out=out,
+        settings=asdict(settings),
+        data={"pairs": pairs},
+        seeds=[settings.seed],
+    )
 
 
 def _distinct(n: int, seed: int) -> list[PromptPair]:

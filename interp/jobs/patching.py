@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ from interp.engine.model import Model
 from interp.engine.sweep import At
 from interp.errors import EditError, InputError
 from interp.jobs import runs
-from interp.jobs.pairs import Chosen, choose
+from interp.jobs.pairs import Chosen, begin, choose
 from interp.jobs.tts import refuse_file
 from interp.patching.activation import METRICS, Direction, Patched, every, pairs_tokens, patch
 from interp.sites import QUERY_HEADED, Site
@@ -84,14 +84,7 @@ def run(
         seed=settings.seed,
         same_length=settings.by == "position",
     )
-    store = runs.begin(
-        loaded,
-        experiment="patch",
-        out=out,
-        settings=asdict(settings),
-        data={"pairs": {i: asdict(p) for i, p in zip(chosen.ids, chosen.pairs, strict=True)}},
-        seeds=[settings.seed],
-    )
+    store = begin(loaded, "patch", out, settings, chosen)
     order = []
     for component in settings.components:
         identity = {"component": component, "settings": store.manifest.settings_hash}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,14 +14,14 @@ from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError
 from interp.jobs import runs
-from interp.jobs.pairs import Chosen, choose
+from interp.jobs.pairs import Chosen, begin, choose
 from interp.jobs.tts import refuse_file
 from interp.metrics import LogitDiff
 from interp.patching.activation import Direction, pairs_tokens
+from interp.patching.effects import interval_fields, over_prompts
 from interp.patching.path import Edge, Paths, Receiver, Sender, all_edges, path_patch
 from interp.patching.path_nodes import is_parallel
 from interp.patching.path_record import Through
-from interp.stats import cluster_bootstrap, paired_difference
 
 Group = Literal["heads", "mlps", "attention", "embed"]
 GROUPS: dict[str, str] = {
@@ -86,14 +86,7 @@ def run(
     loaded = load(model, dtype=dtype, device=device)
     edges = edges_of(loaded, settings)
     chosen = choose(loaded, input, n=settings.pairs, seed=settings.seed)
-    store = runs.begin(
-        loaded,
-        experiment="path",
-        out=out,
-        settings=asdict(settings),
-        data={"pairs": {i: asdict(p) for i, p in zip(chosen.ids, chosen.pairs, strict=True)}},
-        seeds=[settings.seed],
-    )
+    store = begin(loaded, "path", out, settings, chosen)
     identity = {"paths": [str(edge) for edge in edges], "settings": store.manifest.settings_hash}
     key = results.cell_key(identity)
     if not store.has(key):
@@ -164,10 +157,8 @@ def path_rows(found: Paths, settings: Settings) -> list[dict[str, Any]]:
     gap = found.source - found.base
     rows = []
     for place, edge in enumerate(found.edges):
-        values, base = found.values[place].tolist(), found.base.tolist()
-        effect = paired_difference(values, base, range(len(base)))
-        shares = (found.effect[place] / gap)[gap != 0].tolist()
-        share = cluster_bootstrap(shares, range(len(shares))) if shares else None
+        effect = over_prompts(found.effect[place].tolist())
+        share = over_prompts((found.effect[place] / gap)[gap != 0].tolist())
         sender, receiver = edge.senders[0], edge.receivers[0]
         rows.append(
             {
@@ -177,11 +168,9 @@ def path_rows(found: Paths, settings: Settings) -> list[dict[str, Any]]:
                 "through": settings.through,
                 "direction": settings.direction,
                 "metric": "logit_diff",
-                "effect": effect.estimate,
-                "effect_low": effect.low,
-                "effect_high": effect.high,
-                "recovered": share.estimate if share else None,
-                "pairs": effect.n_units,
+                **interval_fields("effect", effect),
+                **interval_fields("recovered", share),
+                "pairs": len(found.base),
                 "change": sum(each.change**2 for each in found.receipts[place]) ** 0.5,
                 "acted": bool(found.acted[place]),
                 "sender_layer": sender.layer,

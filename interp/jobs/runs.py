@@ -18,10 +18,9 @@ from interp.results import report
 from interp.results.manifest import replace_file
 
 PACKAGE = Path(__file__).parents[1]
-CODE = tuple(
-    PACKAGE / part
-    for part in ("edits.py", "sites.py", "metrics.py", "models", "engine", "thinking", "patching")
-)
+DECIDING = ("edits.py", "attention_edits.py", "sites.py", "metrics.py", "stats.py", "bases.py")
+DECIDING += ("models", "engine", "thinking", "patching", "steering")
+CODE = tuple(PACKAGE / part for part in DECIDING)
 """The source that decides numbers; records of another version belong to another run."""
 
 
@@ -84,12 +83,8 @@ def rows(store: results.Store, table: str) -> list[dict[str, Any]]:
 
 def write_report(store: results.Store) -> Path:
     """Write `report.html` into the folder of a run, from its records alone."""
-    html = report.render(
-        asdict(store.manifest),
-        chains=rows(store, "chains"),
-        steps=rows(store, "steps"),
-        patch=rows(store, "patch"),
-    )
+    tables = {name: store.rows(name) for name in table_names(store) if name in report.TABLES}
+    html = report.render(asdict(store.manifest), tables)
     path = store.folder / "report.html"
     replace_file(path, html.encode())
     return path

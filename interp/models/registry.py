@@ -36,6 +36,7 @@ KNOWN = {
         Known("tiny-mixtral", "tiny", "random Mixtral, mixture of experts, 3 layers"),
         Known("planted-steps", "planted", "hand-wired GPT-2: known AND, OR, decorative, harmful"),
         Known("planted-ignores", "planted", "the same wiring, blind to its chain of thought"),
+        Known("planted-induction", "planted", "hand-wired GPT-2: one induction circuit, decoys"),
     )
 }
 

@@ -50,11 +50,14 @@ def _known(name: str, *, dtype: torch.dtype | None, device: Any, options: dict[s
         raise InputError(
             f"{name} is made in code and takes no options: leave out {', '.join(sorted(options))}."
         )
-    from interp.models import planted, tiny
+    from interp.models import induction, planted, tiny
 
-    if kind == "planted":
-        hf: Any = planted.build(ignores_chain=name == "planted-ignores")
-        tokenizer: Any = planted.tokenizer()
+    if name == "planted-induction":
+        hf: Any = induction.build()
+        tokenizer: Any = induction.tokenizer()
+    elif kind == "planted":
+        hf = planted.build(ignores_chain=name == "planted-ignores")
+        tokenizer = planted.tokenizer()
     else:
         hf, tokenizer = tiny.build(name), tiny.tokenizer()
     return hf.to(device=device, dtype=dtype or torch.float32), tokenizer, name

@@ -18,20 +18,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from interp.edits import Edit, MeanAblate, Patch, ResampleAblate, ZeroAblate
 from interp.engine.model import Model
-from interp.engine.plan import Plan, Spent
-from interp.engine.receipts import EditReceipt
 from interp.engine.sweep import At, Say, sweep
 from interp.errors import InputError
 from interp.metrics import KL, Metric
 from interp.models.tokens import Inputs
 from interp.patching.activation import place_name
+from interp.patching.effects import Effects
 from interp.sites import Site
-from interp.stats import paired_difference
 
 Kind = Literal["zero", "mean", "resample", "optimal"]
 
@@ -44,47 +40,18 @@ class Reference:
     prompts: Sequence[str] | Sequence[Sequence[int]]
 
 
-@dataclass(frozen=True, eq=False)
-class Ablated:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ablated(Effects):
     """What each ablation did to each prompt, beside the intact run and the null."""
 
     kind: Kind
     reference: str
     """Name of the reference set; empty for zero."""
-    places: tuple[str, ...]
-    values: Float[Tensor, "place prompt"]
-    base: Float[Tensor, " prompt"]
-    receipts: tuple[tuple[EditReceipt, ...], ...]
-    null: float
-    """The largest change of the metric when the run is patched with itself."""
-    plan: Plan
-    spent: Spent
-
-    @property
-    def effect(self) -> Float[Tensor, "place prompt"]:
-        """How far each ablation moves the metric from the intact run."""
-        return self.values - self.base
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a place: the mean effect with its interval over the prompts."""
-        rows = []
-        for place, name in enumerate(self.places):
-            values, base = self.values[place].tolist(), self.base.tolist()
-            effect = paired_difference(values, base, range(len(base)))
-            rows.append(
-                {
-                    "place": name,
-                    "ablation": self.kind,
-                    "reference": self.reference,
-                    "effect": effect.estimate,
-                    "effect_low": effect.low,
-                    "effect_high": effect.high,
-                    "prompts": effect.n_units,
-                    "change": sum(each.change for each in self.receipts[place]),
-                    "null": self.null,
-                }
-            )
-        return rows
+        about = {"ablation": self.kind, "reference": self.reference}
+        return [{**row, **about} for row in super().rows()]
 
 
 def ablate(

@@ -22,13 +22,11 @@ from torch import Tensor
 from interp.data.pairs import PromptPair
 from interp.edits import Patch
 from interp.engine.model import Model
-from interp.engine.plan import Plan, Spent
-from interp.engine.receipts import EditReceipt
 from interp.engine.sweep import At, Say, sweep
 from interp.errors import InputError, nearest
 from interp.metrics import KL, LogitDiff, LogProb, Metric, Probability, Rank, recovered
+from interp.patching.effects import Effects, interval_fields, over_prompts
 from interp.sites import Site
-from interp.stats import Interval, cluster_bootstrap, paired_difference
 
 Direction = Literal["denoise", "noise"]
 METRICS = ("logit_diff", "prob", "logprob", "rank", "kl")
@@ -36,30 +34,15 @@ METRICS = ("logit_diff", "prob", "logprob", "rank", "kl")
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Patched:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Patched(Effects):
     """What each patched place did to each pair, beside the unpatched runs and the null."""
 
     direction: Direction
+    """Denoising patches the corrupted run, noising the clean one: that run is the base."""
     metric: str
-    places: tuple[str, ...]
-    values: Float[Tensor, "place pair"]
-    """The metric of the patched run."""
-    base: Float[Tensor, " pair"]
-    """The metric of the run that is patched: corrupted when denoising, clean when noising."""
     source: Float[Tensor, " pair"]
     """The metric of the run that the activations come from."""
-    receipts: tuple[tuple[EditReceipt, ...], ...]
-    """For each place the proof that it was patched, and how far."""
-    null: float
-    """The largest change of the metric when a run is patched with itself."""
-    plan: Plan
-    spent: Spent
-
-    @property
-    def effect(self) -> Float[Tensor, "place pair"]:
-        """How far each patch moves the metric from the base run."""
-        return self.values - self.base
 
     @property
     def recovered(self) -> Float[Tensor, "place pair"]:
@@ -69,37 +52,16 @@ class Patched:
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a place: mean effect and share recovered, with intervals over the pairs."""
-        rows = []
-        for place, name in enumerate(self.places):
-            effect = self._interval(place)
-            share = self._share(place)
-            rows.append(
-                {
-                    "place": name,
-                    "direction": self.direction,
-                    "metric": self.metric,
-                    "effect": effect.estimate,
-                    "effect_low": effect.low,
-                    "effect_high": effect.high,
-                    "recovered": share.estimate if share else None,
-                    "recovered_low": share.low if share else None,
-                    "recovered_high": share.high if share else None,
-                    "pairs": effect.n_units,
-                    "pairs_without_gap": int((self.source == self.base).sum()),
-                    "change": sum(each.change for each in self.receipts[place]),
-                    "null": self.null,
-                }
-            )
-        return rows
-
-    def _interval(self, place: int) -> Interval:
-        pairs = range(len(self.base))
-        return paired_difference(self.values[place].tolist(), self.base.tolist(), pairs)
-
-    def _share(self, place: int) -> Interval | None:
-        shares = self.recovered[place]
-        known = shares[~shares.isnan()].tolist()
-        return cluster_bootstrap(known, range(len(known))) if known else None
+        about = {
+            "direction": self.direction,
+            "metric": self.metric,
+            "pairs_without_gap": int((self.source == self.base).sum()),
+        }
+        shares = [over_prompts(each[~each.isnan()].tolist()) for each in self.recovered]
+        return [
+            {**row, **interval_fields("recovered", share), **about}
+            for row, share in zip(super().rows(), shares, strict=True)
+        ]
 
 
 def patch(

@@ -317,7 +317,7 @@ class Checked:
     @property
     def agreement(self) -> float | None:
         """Spearman's rank correlation of predicted and measured; None where a side is constant."""
-        both = (self.predicted, self.measured)
+        both = list(self.predicted), list(self.measured)
         return spearman(*both) if all(len(set(side)) > 1 for side in both) else None
 
     def __str__(self) -> str:

@@ -143,7 +143,10 @@ class Circuit:
         for place in graph.exists.nonzero().tolist():
             score = float(scores[tuple(place)])
             if not math.isfinite(score):
-                raise InputError(f"The edge {graph.name(*place)} has score {score}: no file can.")
+                raise InputError(
+                    f"The edge {graph.name(*place)} has score {score}: a file holds finite scores "
+                    "only."
+                )
             inside = bool(self.inside[tuple(place)])
             edges[graph.name(*place)] = {"score": score, "in_graph": inside}
         return json.dumps({"cfg": config, "nodes": nodes, "edges": edges})
@@ -196,6 +199,9 @@ def _graph_from(config: Mapping[str, Any]) -> Graph:
     if missing:
         raise InputError(f"cfg lacks {', '.join(missing)}: the graph file must say its sizes.")
     sizes = {key: config[key] for key in ("n_layers", "n_heads", "d_model")}
+    for key, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"cfg says {key}={value!r}: a size is a whole number.")
     return Graph(**sizes, parallel=bool(config["parallel_attn_mlp"]))
 
 
@@ -693,6 +699,8 @@ def curve(
         InputError: fractions outside 0 to 1, no random draw, or scores without numbers.
         UndefinedEffectError: base and source score the same.
     """
+    if by not in get_args(Select):
+        raise InputError(f"by={by!r}: write 'top' or 'greedy'.")
     if n_random < 1:
         raise InputError(f"n_random={n_random}: draw at least one control.")
     if any(not 0 <= share <= 1 for share in fractions):

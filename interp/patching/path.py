@@ -40,7 +40,7 @@ from interp.engine.partial import base_run
 from interp.engine.plan import Spent
 from interp.engine.receipts import EditReceipt
 from interp.engine.session import Session
-from interp.engine.sweep import Swept, sweep
+from interp.engine.sweep import Swept, check_metric, sweep
 from interp.errors import InputError
 from interp.metrics import Metric
 from interp.models.tokens import Batch, Inputs
@@ -189,10 +189,10 @@ def path_patch(
     >>> from interp.metrics import LogitDiff
     >>> model = interp.load("tiny-llama")
     >>> prompts = "Mary gave it to", "John gave it to"
-    >>> pairs = [("0.h1", "2.h3.q"), ("embed", "logits"), ("1.h0@2", "2.mlp")]
+    >>> pairs = [("0.h1", "2.h3.q"), ("embed", "logits"), ("1.h0@5", "2.mlp")]
     >>> paths = path_patch(model, *prompts, pairs, LogitDiff(5, 6), say=None)
     >>> paths.values.shape, paths.acted.tolist(), paths.receipts[0][0].tokens
-    (torch.Size([3, 1]), [True, False, True], 4)
+    (torch.Size([3, 1]), [True, False, True], 7)
     """
     started = time.process_time()
     job = _prepare(model, base, source, edges, metric, through, exact, logits, memory_gib)
@@ -263,7 +263,7 @@ def _prepare(
     source: Inputs,
     edges: Sequence[EdgeLike],
     metric: Metric,
-    through: Through,
+    through: Any,
     exact: bool,
     logits: LogitsAt,
     memory_gib: float,
@@ -283,7 +283,7 @@ def _prepare(
     read = model.logit_positions(logits, batch)
     if read is None:
         raise InputError("logits='all': name the positions that the metric reads, such as 'last'.")
-    _require_metric(metric, logits, read, model)
+    check_metric(metric, logits, read, model)
     ids = [row[: int(n)].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)]
     moved = ((batch.ids != other.ids).cumsum(1) > 0) & (batch.index >= 0)
     reason = "exact=True" if exact else ""
@@ -319,18 +319,6 @@ def _named(
         edit = Patch(end.site, heads=end.head, positions=end.positions, source=nothing)
         session.add([edit], {})
     return {end: bound.due for end, bound in zip(ends, session.edits, strict=True)}
-
-
-def _require_metric(metric: Metric, logits: LogitsAt, read: Tensor, model: Model) -> None:
-    """Ask the metric for zeros, so that a wrong one fails before the model runs."""
-    n, k = read.shape
-    shape = (n, model.sizes.d_vocab) if _one(logits) else (n, k, model.sizes.d_vocab)
-    answer = metric(torch.zeros(shape), torch.arange(n))
-    if not isinstance(answer, Tensor) or answer.shape != (n,):
-        given = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise InputError(
-            f"The metric returned {given} for {n} prompts: return a tensor of one number a prompt."
-        )
 
 
 def _one(logits: LogitsAt) -> bool:

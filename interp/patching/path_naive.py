@@ -22,7 +22,8 @@ from interp.patching.path_norms import Scales, frozen_norms
 from interp.patching.path_record import Through
 from interp.sites import Site
 
-Acts = Mapping[str, Float[Tensor, "prompt pos *rest"]]
+Acts = Mapping[str, Tensor]
+"""Activations `[prompt, pos, ...]` by site."""
 
 
 @dataclass(frozen=True, eq=False)

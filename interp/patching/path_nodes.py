@@ -277,14 +277,17 @@ def all_edges(
     Raises:
         InputError: an unknown kind.
     """
-    froms = list(_all_senders(model, senders, sender_positions))
-    tos = list(_all_receivers(model, receivers, receiver_positions, virtual))
     parallel = is_parallel(model)
+    tos = [
+        (receiver, receiver.time(parallel))
+        for receiver in _all_receivers(model, receivers, receiver_positions, virtual)
+    ]
     return [
         Edge((sender,), (receiver,))
-        for sender in froms
-        for receiver in tos
-        if sender.time(parallel) <= receiver.time(parallel)
+        for sender in _all_senders(model, senders, sender_positions)
+        for start in [sender.time(parallel)]
+        for receiver, read in tos
+        if start <= read
     ]
 
 

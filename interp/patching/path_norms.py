@@ -20,8 +20,8 @@ from interp.engine.model import Model
 from interp.errors import ModelError
 from interp.models.tokens import Batch
 
-Scales = Mapping[str, Float[Tensor, "prompt pos one"]]
-"""The scale of each norm, by module path."""
+Scales = Mapping[str, Tensor]
+"""The scale `[prompt, pos, 1]` of each norm, by module path."""
 NORMS = ("ln1", "ln1_post", "ln2", "ln2_post")
 
 

@@ -40,9 +40,10 @@ class Known:
     """What pass 1 starts from: two plain runs."""
 
     base: Base
-    frozen: Mapping[Site, Float[Tensor, "prompt pos *rest"]]
-    """The base run's `attn.z` and `mlp_out`; column p holds position p, padding 0."""
-    source: Mapping[Site, Float[Tensor, "prompt pos *rest"]]
+    frozen: Mapping[Site, Tensor]
+    """The base run's `attn.z` and `mlp_out`, `[prompt, pos, ...]`; column p holds position p,
+    padding 0."""
+    source: Mapping[Site, Tensor]
     """The source run at every sender's site."""
     read: Int[Tensor, "prompt read"]
     """The positions that the metric reads."""
@@ -203,7 +204,7 @@ def record(
         stack.enter_context(_frozen(job))
         stack.enter_context(hooked(model.hf, model.book, job.taps()))
         out, _ = plain_forward(model.hf, tiles, keep=columns)
-        place = torch.searchsorted(columns, known.read)
+        place = torch.searchsorted(columns, known.read.contiguous())
         index = place[None, :, :, None].expand(len(sets), -1, -1, out.shape[-1])
         job.record(LOGITS, job.by_set(out).gather(2, index.to(out.device)).flatten(0, 1))
     return job.recorded

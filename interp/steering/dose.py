@@ -10,8 +10,8 @@
 and the same for random directions of equal norm at the same site. They are always computed: no dose
 is made without them. `margin` is the effect less the mean effect of the random twins, paired by
 prompt. Site and dose are chosen by the smaller of effect and margin on one half of the prompts and
-of the neutral text, and reported on the other half against twins drawn anew. A dose of 0 is run at every site and gives
-exactly 0.
+of the neutral text, and reported on the other half against twins drawn anew. A dose of 0 is run at
+every site and gives exactly 0.
 
 Source: Turner et al. 2023, arXiv:2308.10248 (adding a direction, and what it costs in perplexity);
 Rimsky et al. 2023, arXiv:2312.06681 (doses of a difference of means); Tan et al. 2024,
@@ -322,16 +322,12 @@ def study(
         SiteError, EditError, PositionError: as in `Model.run`.
     """
     _check_counts(len(directions), n_random, batch_size, max_damage)
-    ids, texts = _ids(model, prompts), _ids(model, neutral)
-    _check_texts(texts)
-    new = 0 if measure.metric is not None else measure.max_new_tokens - 1
-    _check_positions("positions", positions, min(map(len, ids)), new)
-    _check_positions("neutral_positions", neutral_positions, min(map(len, texts)), 0)
+    ids = _ids(model, prompts)
     bench = _Bench(
         model=model,
         prompts=ids,
         problems=_problems(ids, groups),
-        neutral=texts,
+        neutral=_ids(model, neutral),
         measure=measure,
         coefficients=_doses(directions, coefficients, mode),
         positions=positions,
@@ -342,11 +338,22 @@ def study(
         batch_size=batch_size,
         n_boot=n_boot,
     )
+    _check_texts(bench)
+    return _studied(bench, directions, max_damage, progress)
+
+
+def _studied(
+    bench: _Bench,
+    directions: Sequence[Direction],
+    max_damage: float | None,
+    progress: Callable[[int, int], None] | None,
+) -> Study:
+    """Choose on one half and report on the other."""
     halves = _halves(bench)
-    weights = weights_hash(model.hf)
+    weights = weights_hash(bench.model.hf)
     for direction in directions:
-        direction.check(model, weights=weights)
-    model.check_sites([Site.parse(direction.site) for direction in directions])
+        direction.check(bench.model, weights=weights)
+    bench.model.check_sites([Site.parse(direction.site) for direction in directions])
     tell = _teller(progress, len(bench.coefficients) * (len(directions) + 1))
     curve, noops = _curve(bench, halves[0], dict(enumerate(directions)), tell)
     chosen, held_out = choose(curve, max_damage), []
@@ -516,13 +523,18 @@ def _check_positions(name: str, positions: Any, shortest: int, new: int) -> None
         )
 
 
-def _check_texts(neutral: Sequence[Sequence[int]]) -> None:
-    short = [place for place, text in enumerate(neutral) if len(text) < 2]
+def _check_texts(bench: _Bench) -> None:
+    """Refuse neutral texts without a prediction, and positions that some text has not."""
+    short = [place for place, text in enumerate(bench.neutral) if len(text) < 2]
     if short:
         raise InputError(
             f"Neutral text {short[0]} is one token long, so nothing in it is predicted: give at "
             "least two."
         )
+    new = 0 if bench.measure.metric is not None else bench.measure.max_new_tokens - 1
+    _check_positions("positions", bench.positions, min(map(len, bench.prompts)), new)
+    neutral = min(map(len, bench.neutral))
+    _check_positions("neutral_positions", bench.neutral_positions, neutral, 0)
 
 
 def _doses(
