@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp.attention_edits import Knockout, ReplacePattern, ScaleAttention
     from interp.edits import (
         Add,
         Clamp,
@@ -27,45 +28,60 @@ if TYPE_CHECKING:
     from interp.engine.check import check
     from interp.engine.loading import load
     from interp.engine.model import Model, Receipt, Run
-    from interp.sites import Site
+    from interp.engine.sweep import At, sweep
+    from interp.sites import Each, New, Site
 
     __version__: str
 
 __all__ = [
     "Add",
+    "At",
     "Clamp",
+    "Each",
+    "Knockout",
     "MeanAblate",
     "Model",
+    "New",
     "Patch",
     "Project",
     "Receipt",
+    "ReplacePattern",
     "ResampleAblate",
     "Run",
     "Scale",
+    "ScaleAttention",
     "Site",
     "Swap",
     "ZeroAblate",
     "__version__",
     "check",
     "load",
+    "sweep",
 ]
 
 _HOME = {
     "Add": "interp.edits",
+    "At": "interp.engine.sweep",
     "Clamp": "interp.edits",
+    "Each": "interp.sites",
+    "Knockout": "interp.attention_edits",
     "MeanAblate": "interp.edits",
     "Model": "interp.engine.model",
+    "New": "interp.sites",
     "Patch": "interp.edits",
     "Project": "interp.edits",
     "Receipt": "interp.engine.model",
+    "ReplacePattern": "interp.attention_edits",
     "ResampleAblate": "interp.edits",
     "Run": "interp.engine.model",
     "Scale": "interp.edits",
+    "ScaleAttention": "interp.attention_edits",
     "Site": "interp.sites",
     "Swap": "interp.edits",
     "ZeroAblate": "interp.edits",
     "check": "interp.engine.check",
     "load": "interp.engine.loading",
+    "sweep": "interp.engine.sweep",
 }
 
 

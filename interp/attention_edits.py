@@ -61,14 +61,6 @@ class AttentionEdit(Edit):
     ) -> Float[Tensor, "n head key"]:
         """Return the new weights before they are renormalised; those of unseen keys are dropped."""
 
-    def check(self, due: Bool[Tensor, "batch limit"], window: int | None) -> None:
-        """Refuse, before a model runs, what could not act on the queries `due`.
-
-        Args:
-            due: the queries that the edit names, by prompt and logical position.
-            window: how many tokens back the layer sees, itself included; None for all.
-        """
-
     def new(self, act: Act, where: Where) -> Act:
         """Return each named query's row of weights, renormalised if asked.
 
@@ -126,8 +118,6 @@ class _KeyedEdit(AttentionEdit):
         """Return the rows with the named keys' weights multiplied."""
         assert where.keys is not None
         named = self._named(where.rows, where.n_rows, pattern.shape[-1])
-        if self._complete(where):
-            self._require_sight(named & where.keys, where.rows)
         return torch.where(named[:, None], pattern * self.factor_on_keys, pattern)
 
     def check(self, due: Bool[Tensor, "batch limit"], window: int | None) -> None:
@@ -164,18 +154,6 @@ class _KeyedEdit(AttentionEdit):
                 )
             table[row, list(keys)] = True
         return table.to(rows.device)[rows]
-
-    def _complete(self, where: Where) -> bool:
-        """Whether these entries are all queries that the edit names for their prompts.
-
-        A generation with a cache hands over the queries of one forward pass at a time.
-        """
-        at, prompts = self.positions, where.rows.unique().tolist()
-        if isinstance(at, tuple):
-            return len(where.pos) == len(at) * len(prompts)
-        if isinstance(at, Each):
-            return len(where.pos) == sum(len(at.prompts[row]) for row in prompts)
-        return at in ("prompt", "last")
 
     def _require_sight(self, hit: Bool[Tensor, "n key"], rows: Int[Tensor, " n"]) -> None:
         seeing = rows[hit.any(1)].unique().tolist()

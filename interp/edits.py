@@ -78,6 +78,13 @@ class Edit(ABC):
                 "with heads such as attn.z."
             )
 
+    def check(self, due: Bool[Tensor, "batch pos"], window: int | None) -> None:  # noqa: B027
+        """Refuse what cannot act on these tokens, before the model runs; by default nothing.
+
+        `due` are the tokens that the edit names, `window` how many tokens back the layer's
+        attention sees.
+        """
+
     @abstractmethod
     def new(self, act: Act, where: Where) -> Act:
         """Return the new value of the selected entries, in the same shape; `act` is not changed."""

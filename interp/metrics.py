@@ -3,7 +3,8 @@
 A metric is any callable `metric(logits, rows)`: logits `[n, d_vocab]`, one entry for each prompt
 that is scored, and `rows` `[n]`, the prompt (its place in the batch) that each entry belongs to; it
 returns one number an entry. The classes here are such callables, and a function of your own fits
-as well.
+as well. A metric that has a method `reads()` names the only tokens whose logits it reads; a sweep
+then computes no others, which are NaN.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class LogitDiff:
 
     correct: Tokens
     wrong: Tokens
+
+    def reads(self) -> list[int]:
+        """The tokens whose logits it reads."""
+        return sorted({*_ids(self.correct), *_ids(self.wrong)})
 
     def __call__(
         self, logits: Float[Tensor, "n d_vocab"], rows: Int[Tensor, " n"]
@@ -142,6 +147,20 @@ class KL:
         """Score each entry."""
         true = torch.log_softmax(self.reference[rows].to(logits), dim=-1)
         return (true.exp() * (true - torch.log_softmax(logits, dim=-1))).sum(-1)
+
+
+def reads(metric: Metric) -> list[int] | None:
+    """The tokens whose logits a metric reads, or None for all.
+
+    >>> reads(LogitDiff([3, 1], 2)), reads(Rank(1))
+    ([1, 2, 3], None)
+    """
+    told = getattr(metric, "reads", None)
+    return None if told is None else list(told())
+
+
+def _ids(tokens: Tokens) -> Sequence[int]:
+    return [tokens] if isinstance(tokens, int) else tokens
 
 
 def _of(tokens: Tokens, rows: Int[Tensor, " n"], logits: Tensor) -> Int[Tensor, " n"]:

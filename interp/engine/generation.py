@@ -70,8 +70,8 @@ def generate(
         SiteError, EditError, PositionError, SilentEditError: as in `Model.run`.
     """
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    _check(max_new_tokens, temperature, top_p, stop)
-    _check_cached(edits, cache)
+    check_settings(max_new_tokens, temperature, top_p, stop)
+    check_cached(edits, cache)
     batch = model.tokens(inputs, side="left")
     if int(batch.lengths.max()) + max_new_tokens > model.sizes.n_ctx:
         raise InputError(
@@ -79,7 +79,7 @@ def generate(
             f"the context of {model.name}, {model.sizes.n_ctx} tokens."
         )
     session = model.session(batch, batch.lengths + max_new_tokens - 1, edits, ())
-    writer = _Writer(model, batch, temperature, top_p, seed, stop)
+    writer = Writer(model, batch, temperature, top_p, seed, stop)
     _write(model, batch, session, writer, max_new_tokens, cache, keep_logits)
     early = any(len(ids) < max_new_tokens for ids in writer.new)
     return Generation(
@@ -95,7 +95,10 @@ def generate(
     )
 
 
-def _check(max_new_tokens: int, temperature: float, top_p: float, stop: tuple[str, ...]) -> None:
+def check_settings(
+    max_new_tokens: int, temperature: float, top_p: float, stop: tuple[str, ...]
+) -> None:
+    """Refuse settings of a generation that are out of range."""
     if not isinstance(max_new_tokens, int):
         raise InputError(f"max_new_tokens={max_new_tokens!r}: give a whole number.")
     if max_new_tokens < 1:
@@ -108,7 +111,8 @@ def _check(max_new_tokens: int, temperature: float, top_p: float, stop: tuple[st
         raise InputError("stop holds an empty text, which every text contains: leave it out.")
 
 
-def _check_cached(edits: Sequence[Edit] | Edit, cache: bool) -> None:
+def check_cached(edits: Sequence[Edit] | Edit, cache: bool) -> None:
+    """Refuse edits that later tokens would not see through a cache."""
     for edit in [edits] if isinstance(edits, Edit) else edits:
         if cache and isinstance(edit, Edit) and Site.parse(edit.site).component in UNCACHED:
             raise EditError(
@@ -121,7 +125,7 @@ def _write(
     model: Model,
     batch: Batch,
     session: Session,
-    writer: _Writer,
+    writer: Writer,
     max_new_tokens: int,
     cache: bool,
     keep_logits: bool,
@@ -137,11 +141,11 @@ def _write(
         if all(writer.done):
             return
         alive = torch.tensor(writer.alive, device=step.ids.device)
-        whole = _extended(whole, chosen, alive)
+        whole = extended(whole, chosen, alive)
         step = Batch(whole.ids[:, -1:], whole.index[:, -1:], whole.mask) if cache else whole
 
 
-def _extended(batch: Batch, chosen: Int[Tensor, " batch"], alive: Tensor) -> Batch:
+def extended(batch: Batch, chosen: Int[Tensor, " batch"], alive: Tensor) -> Batch:
     """Add a column: the new token, or padding for a prompt that has ended."""
     place = torch.where(alive, batch.lengths, torch.full_like(batch.lengths, -1))
     return Batch(
@@ -151,7 +155,7 @@ def _extended(batch: Batch, chosen: Int[Tensor, " batch"], alive: Tensor) -> Bat
     )
 
 
-class _Writer:
+class Writer:
     """Chooses tokens and keeps what was written for each prompt."""
 
     def __init__(
@@ -175,9 +179,11 @@ class _Writer:
 
     @property
     def alive(self) -> list[bool]:
+        """Which prompts go on."""
         return [not done for done in self.done]
 
     def text(self, row: int) -> str:
+        """The new text of a prompt."""
         if self._tokenizer is None:
             return ""
         return str(self._tokenizer.decode(self.new[row], skip_special_tokens=True))

@@ -65,15 +65,26 @@ class Spent:
         )
 
 
-def start_layer(site: Site, n_layers: int) -> int:
-    """The first block that an edit at a site changes; `n_layers` where it changes none.
+Start = tuple[int, bool]
+"""Where a partial run starts: the block, and whether at its start (False) or after its attention,
+which is then not run."""
 
-    >>> start_layer(Site.parse("2.resid_post"), 4), start_layer(Site.parse("embed"), 4)
-    (3, 0)
+AFTER_ATTENTION = frozenset(
+    {"attn_out", "resid_mid", "mlp.pre", "mlp.pre_linear", "mlp.post", "mlp_out"}
+)
+
+
+def start_of(site: Site, n_layers: int) -> Start:
+    """Where the first change of an edit at a site lies; block `n_layers` where it is in none.
+
+    >>> start_of(Site.parse("2.resid_post"), 4), start_of(Site.parse("1.mlp_out"), 4)
+    ((3, False), (1, True))
     """
-    if site.layer is not None:
-        return site.layer + (site.component == "resid_post")
-    return n_layers if site.component in ("ln_final", "logits") else 0
+    if site.layer is None:
+        return (n_layers if site.component in ("ln_final", "logits") else 0), False
+    if site.component == "resid_post":
+        return site.layer + 1, False
+    return site.layer, site.component in AFTER_ATTENTION
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,8 @@ class _Prices:
     late: int
     """The part of a block that works on each position alone and whose result is only read there:
     the output projection and the MLP."""
+    attention: int
+    """The attention module's projections."""
     unembed: int
     key: int
     """Multiply-adds of attention for each query and key, in one block."""
@@ -100,6 +113,7 @@ class _Prices:
         return cls(
             block=weights,
             late=late,
+            attention=_weights(hf.get_submodule(block["attn"])),
             unembed=sizes.d_model * sizes.d_vocab,
             key=2 * sizes.n_heads * sizes.d_head,
             nbytes=model.dtype.itemsize * (4 * width + cached + 8 * sizes.d_model),
@@ -114,7 +128,7 @@ def costs(
     model: Model,
     n_cells: int,
     lengths: Sequence[int],
-    rows: Mapping[int, Sequence[Row]],
+    rows: Mapping[Start, Sequence[Row]],
     reason: str,
     memory_gib: float,
     chunk: int,
@@ -132,7 +146,7 @@ def costs(
         )
     size = max(1, min(chunk, int(memory_gib * 1024 * MIB / per_token)))
     forwards, tokens, spent, most = 1, sum(lengths), plain, 0
-    for start, several in rows.items():
+    for (start, after), several in rows.items():
         filled = 0
         for row in several:
             new = filled == 0 or filled + len(row) > size
@@ -141,6 +155,7 @@ def costs(
             most = max(most, filled)
             tokens += len(row)
             spent += _end(price, row.start, row.stop, 1, n_layers - start, unembedded)
+            spent -= after * _attention(price, row.start, row.stop)
     share = spent / (n_cells * plain)
     memory = int(per_token * most)
     return Plan(n_cells, len(lengths), forwards, tokens, naive_tokens, share, memory, size)
@@ -151,6 +166,18 @@ def _end(
 ) -> float:
     """Multiply-adds of positions `start` to `stop - 1` through some blocks, `read` unembedded."""
     new = stop - start
-    pairs = (start + 1 + stop) * new / 2  # each query sees the keys up to its own
-    spent = n_layers * (new * price.block + pairs * price.key) + read * unembedded * price.unembed
+    spent = (
+        n_layers * (new * price.block + _pairs(start, stop) * price.key)
+        + read * unembedded * price.unembed
+    )
     return spent - (new - read) * price.late if n_layers else spent
+
+
+def _attention(price: _Prices, start: int, stop: int) -> float:
+    """Multiply-adds of one block's attention module."""
+    return (stop - start) * price.attention + _pairs(start, stop) * price.key
+
+
+def _pairs(start: int, stop: int) -> float:
+    """How many queries and keys meet: each query sees the keys up to its own."""
+    return (start + 1 + stop) * (stop - start) / 2

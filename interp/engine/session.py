@@ -131,6 +131,7 @@ class Session:
             self.host.check_sites([site])
             _require_heads(edit, self.host.sizes)
             due = self._due(edit)
+            edit.check(due, None if site.layer is None else self.host.sizes.window(site.layer))
             self.edits.append(BoundEdit(edit, cell, due, torch.zeros_like(due)))
             self.by_cell.setdefault(cell, []).append(self.edits[-1])
         for site, positions in capture.items():
@@ -427,7 +428,7 @@ def _entries(
     assert site.layer is not None
     seen = batch.visible(sizes.window(site.layer))[rows, columns]
     keys = batch.key_index.expand(len(batch.ids), -1)[rows]
-    place = torch.where(seen, keys, limit)[:, : act.shape[-1]]
+    place = torch.where(seen, keys, limit)[:, -act.shape[-1] :]  # a sliding cache holds the last
     return _Queries(*here, place.to(act.device), limit)
 
 

@@ -37,7 +37,7 @@ from interp.engine.partial import (
     skipped,
     unembedding,
 )
-from interp.engine.plan import Plan, Spent, costs, start_layer
+from interp.engine.plan import Plan, Spent, Start, costs, start_of
 from interp.engine.receipts import EditReceipt
 from interp.engine.session import Session, Tap
 from interp.engine.tree import out_of_memory
@@ -164,8 +164,8 @@ class _Job:
     session: Session
     source: Float[Tensor, " prompt"] | None
     plan: Plan
-    rows: dict[int, list[Row]] = field(default_factory=dict)
-    """For each start layer the ends to compute, longest prompts' first."""
+    rows: dict[Start, list[Row]] = field(default_factory=dict)
+    """For each start the ends to compute, longest prompts' first."""
     base_logits: Tensor = field(default_factory=lambda: torch.empty(0))
     base_values: Tensor = field(default_factory=lambda: torch.empty(0))
     halvings: int = 0
@@ -289,12 +289,12 @@ def _edits(cell: Cell, source: Run | None) -> list[Edit]:
     return found
 
 
-def _rows(session: Session, read: Tensor, n_layers: int) -> dict[int, list[Row]]:
-    """Which end of which prompt each cell needs, by the layer where it starts."""
+def _rows(session: Session, read: Tensor, n_layers: int) -> dict[Start, list[Row]]:
+    """Which end of which prompt each cell needs, by where it starts."""
     last_read = read.max(1).values.tolist()
-    rows: dict[int, list[Row]] = {}
+    rows: dict[Start, list[Row]] = {}
     for cell, edits in session.by_cell.items():
-        start = min(start_layer(Site.parse(bound.edit.site), n_layers) for bound in edits)
+        start = min(start_of(Site.parse(bound.edit.site), n_layers) for bound in edits)
         due = torch.stack([bound.due for bound in edits]).any(0)
         for prompt in due.any(1).nonzero()[:, 0].tolist():
             named = due[prompt].nonzero()[:, 0]
@@ -363,18 +363,19 @@ def _fill(rows: list[Row], size: int) -> list[Row]:
 
 
 def _forward(
-    job: _Job, base: Base, mask_maker: masks.Masks, start: int, rows: list[Row]
+    job: _Job, base: Base, mask_maker: masks.Masks, start: Start, rows: list[Row]
 ) -> Float[Tensor, "kept d_vocab"]:
     """Run the ends of some cells; return the logits of each position that the metric reads."""
     model, packed = job.model, pack(base, rows)
     keep = _kept(job, rows)
     taps: dict[Site, Tap] = job.session.taps(packed)
     at_logits = taps.pop(Site("logits"), None)
+    layer, after_attention = start
+    here = packed.prompts, packed.index
     with ExitStack() as stack:
-        if start:
-            resid = base.resid[start][packed.prompts, packed.index]
-            stack.enter_context(skipped(model, base, start, resid))
-        if at_logits is None and start < model.sizes.n_layers:
+        frozen = {layer: base.attention[layer][here]} if after_attention else {}
+        stack.enter_context(skipped(model, base, layer, base.resid[layer][here], frozen))
+        if at_logits is None and layer < model.sizes.n_layers:
             stack.enter_context(narrowed(model, prunable(model, taps), keep))
         if at_logits is None:
             stack.enter_context(unembedding(model, reads(job.metric)))
@@ -384,7 +385,7 @@ def _forward(
             input_ids=packed.ids,
             attention_mask=mask_maker.make(packed.visible),
             position_ids=packed.index,
-            past_key_values=prefix_cache(base, packed, start),
+            past_key_values=prefix_cache(base, packed, layer),
             use_cache=True,
             logits_to_keep=0 if at_logits is not None else keep,
         ).logits

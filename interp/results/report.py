@@ -15,28 +15,47 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from interp.results import report_causal as causal
 from interp.results import report_html as page
 from interp.results.report_charts import Spec, histogram, legs_chart, position_chart
-from interp.results.report_stats import Row, Step, findings, merge_seeds, scored_rows, summaries
+from interp.results.report_stats import (
+    Finding,
+    Row,
+    Step,
+    findings,
+    merge_seeds,
+    scored_rows,
+    summaries,
+)
+
+TABLES = ("chains", "steps", "patch", "paths", "edges", "faithfulness", "doses")
+"""The tables that a report draws; others are read with `interp results`."""
+
+TITLES = {
+    "summary": "Summary, with the controls",
+    "figures": "Figures",
+    "chains": "Chains",
+    "marked": "Problems that were not scored",
+    "patching": "Activation patching",
+    "paths": "Path patching",
+    "circuit": "Circuit",
+    "steering": "Steering",
+    "manifest": "How to make this again",
+}
+"""Sections by their anchors."""
 
 
-def render(
-    manifest: Mapping[str, Any],
-    *,
-    chains: Sequence[Row],
-    steps: Sequence[Row],
-    patch: Sequence[Row] = (),
-) -> str:
+def render(manifest: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> str:
     """Return the report as one HTML page; the same rows give the same bytes.
 
-    `chains` has a row a problem, `steps` a row for each problem, step and seed, `patch` a row
-    for each layer and position. Problems that are marked instead of scored are listed with
-    their reasons.
+    `tables` holds rows by the names in `TABLES`; a table that is missing or empty has no section.
+    Problems that are marked instead of scored are listed with their reasons.
 
     Raises:
-        InputError: a step names an unknown problem or holds no finite score, or two patch rows
-            describe one cell.
+        InputError: a step names an unknown problem or holds no finite score, or two rows describe
+            one cell of a map.
     """
+    chains, steps = tables.get("chains", ()), tables.get("steps", ())
     rows = scored_rows(chains, steps)
     merged = merge_seeds(rows)
     sections, charts = [], {}
@@ -49,25 +68,31 @@ def render(
         }
     if chains:
         sections += [_chain_section(chains, merged), _section("marked", page.marked_list(chains))]
-    if patch:
-        body, maps = page.patch_section(patch)
-        sections.append(_section("patching", body))
-        charts |= maps
+    found = findings(rows)
+    for name, part in _causal(tables).items():
+        sections.append(_section(name, part.body))
+        charts |= part.charts
+        found += part.findings[:HEADLINES]
     sections.append(_section("manifest", page.manifest_table(manifest)))
-    head = _header(manifest, chains, rows, merged)
+    head = _header(manifest, chains, found, merged)
     details = {page.step_key(step): page.step_details(step) for step in merged}
     return _document(_title(manifest), head + "".join(sections), charts, details)
 
 
-TITLES = {
-    "summary": "Summary, with the controls",
-    "figures": "Figures",
-    "chains": "Chains",
-    "marked": "Problems that were not scored",
-    "patching": "Activation patching",
-    "manifest": "How to make this again",
-}
-"""Sections by their anchors."""
+HEADLINES = 3
+"""How many findings of one section stand at the head of the page, at most."""
+
+
+def _causal(tables: Mapping[str, Sequence[Row]]) -> dict[str, causal.Section]:
+    """The sections about interventions that have rows, by their anchors."""
+    patch, paths, edges, curve, doses = (tables.get(name, ()) for name in TABLES[2:])
+    sections = {
+        "patching": causal.patch_section(patch) if patch else None,
+        "paths": causal.path_section(paths) if paths else None,
+        "circuit": causal.circuit_section(edges, curve) if edges or curve else None,
+        "steering": causal.steering_section(doses) if doses else None,
+    }
+    return {name: part for name, part in sections.items() if part}
 
 
 def _section(name: str, body: str) -> str:
@@ -79,7 +104,10 @@ def _title(manifest: Mapping[str, Any]) -> str:
 
 
 def _header(
-    manifest: Mapping[str, Any], chains: Sequence[Row], rows: Sequence[Row], steps: Sequence[Step]
+    manifest: Mapping[str, Any],
+    chains: Sequence[Row],
+    found: Sequence[Finding],
+    steps: Sequence[Step],
 ) -> str:
     model = manifest.get("model")
     if isinstance(model, Mapping):
@@ -90,7 +118,7 @@ def _header(
         body += page.facts(chains, steps)
     if chains and not steps:
         body += '<p class="warning">No problem was scored; the reasons are below.</p>'
-    return f"<header>{body}{page.finding_list(findings(rows))}</header>"
+    return f"<header>{body}{page.finding_list(found)}</header>"
 
 
 def _summary_section(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Plotly figures of step scores and patches, as plain dictionaries in Plotly's own format.
+"""Plotly figures of step scores, as plain dictionaries in Plotly's own format.
 
 A dictionary needs no plotting library, is the same bytes each time, and is what a page embeds;
 `plotly.graph_objects.Figure` accepts it as well. Text from a model is escaped by `plain`, since
@@ -8,19 +8,15 @@ Plotly reads tags in labels.
 from __future__ import annotations
 
 import html
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from interp.errors import InputError
 from interp.results.report_stats import (
-    Row,
     Step,
     bin_counts,
     bin_labels,
     by_position,
     mean,
-    number,
 )
 
 Spec = dict[str, Any]
@@ -168,78 +164,19 @@ def legs_chart(steps: Sequence[Step]) -> Spec:
     return {"data": traces, "layout": layout(x, y, height=400)}
 
 
-def patch_groups(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], list[Row]]:
-    """Group patch rows by direction, site, clean prompt and corrupted prompt.
-
-    Raises:
-        InputError: two rows of one group have the same layer and position.
-    """
-    groups: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
-    seen = set()
-    for row in rows:
-        key = (row["direction"], row["site"], row["clean_prompt"], row["corrupted_prompt"])
-        cell = (*key, row["layer"], row["pos"])
-        if cell in seen:
-            raise InputError(
-                f"The {row['direction']} patch of {row['site']} has two rows for layer "
-                f"{row['layer']}, position {row['pos']}; keep one row per cell of the map."
-            )
-        seen.add(cell)
-        groups[key].append(row)
-    return dict(groups)
-
-
-def patch_chart(rows: Sequence[Row]) -> Spec:
-    """Draw the share recovered of one group as a map of layer and token, diverging around 0."""
-    layers = sorted({row["layer"] for row in rows})
-    tokens = {row["pos"]: row["token"] for row in sorted(rows, key=lambda row: row["pos"])}
-    cells = {(row["layer"], row["pos"]): row for row in rows}
-    grid = [[cells.get((layer, pos)) for pos in tokens] for layer in layers]
-    limit = colour_limit(rows)
-    names = [visible(token) for token in tokens.values()]
-    heat = {
-        "type": "heatmap",
-        "x": list(range(len(tokens))),
-        "y": list(range(len(layers))),
-        "z": [[cell and cell["recovered"] for cell in line] for line in grid],
-        "text": [[_patch_text(cell) for cell in line] for line in grid],
-        "zmin": -limit,
-        "zmax": limit,
-        "colorscale": DIVERGING,
-        "xgap": 1,
-        "ygap": 1,
-        "colorbar": {"title": {"text": "Share recovered", "side": "right"}, "thickness": 14},
-        "hovertemplate": "%{text}<extra></extra>",
-    }
-    x = {**axis_title("Token patched"), "showgrid": False, "tickangle": -45}
-    x |= {"tickvals": list(range(len(tokens))), "ticktext": names}
-    y = {**axis_title("Layer"), "showgrid": False}
-    y |= {"tickvals": list(range(len(layers))), "ticktext": [str(layer) for layer in layers]}
-    return {"data": [heat], "layout": layout(x, y, height=140 + 34 * max(len(layers), 6))}
-
-
-def colour_limit(rows: Sequence[Row]) -> float:
-    """Return where the colours of a patch map end: at least 1, at most 2, else the largest cell.
-
-    >>> colour_limit([{"recovered": -1.5}, {"recovered": None}])
-    1.5
-    """
-    known = [abs(row["recovered"]) for row in rows if row["recovered"] is not None]
-    return min(max([1.0, *known]), 2.0)
-
-
-def _patch_text(cell: Mapping[str, Any] | None) -> str:
-    if cell is None:
-        return "not run"
-    place = f"layer {cell['layer']}, position {cell['pos']}: {visible(cell['token'])}"
-    score = f"recovered {number(cell['recovered'])}, logit difference {number(cell['logit_diff'])}"
-    return f"{place}<br>{score}"
-
-
 def visible(token: str) -> str:
-    """Show a token's blanks: a dot for a space, an arrow for a line break.
+    """Show a token's blanks in a label: a dot for a space, an arrow for a line break.
 
     >>> visible(" the"), visible(chr(10))
     ('·the', '⏎')
     """
-    return plain(token.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥"), 14)
+    return plain(blanks(token), 14)
+
+
+def blanks(token: str) -> str:
+    """Show a token's blanks, with nothing escaped.
+
+    >>> blanks(" <b>")
+    '·<b>'
+    """
+    return token.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from interp.results.report_charts import Spec, colour_limit, patch_chart, patch_groups, visible
 from interp.results.report_stats import (
     DASH,
     FLAGS,
@@ -33,11 +32,6 @@ OPEN_CHAINS = 6
 
 CELLS = (("s1c1", "s0c1"), ("s1c0", "s0c0"))
 """The four cells: a row for the context intact then perturbed, a column for the step."""
-
-DIRECTIONS = {
-    "denoise": "denoise: activations of the clean run are put into the corrupted run",
-    "noise": "noise: activations of the corrupted run are put into the clean run",
-}
 
 
 def esc(text: object) -> str:
@@ -259,33 +253,6 @@ def marked_list(chains: Sequence[Row]) -> str:
     head = '<th scope="col">Problem</th><th scope="col">Reason</th><th scope="col">Question</th>'
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<div class="scroll words" tabindex="0">{table}</div>'
-
-
-def patch_section(rows: Sequence[Row]) -> tuple[str, dict[str, Spec]]:
-    """Return the maps of a patched prompt pair, and the charts that they hold."""
-    blocks, charts = [], {}
-    for place, (key, group) in enumerate(patch_groups(rows).items()):
-        direction, site, clean, corrupted = key
-        name, first = f"patch-{place}", group[0]
-        known = [row for row in group if row["recovered"] is not None]
-        peak = max(known, key=lambda row: abs(row["recovered"]), default=None)
-        title = f"No cell of {site} has a score." if peak is None else _peak(peak)
-        note = (
-            f"Site {site}. Direction {DIRECTIONS.get(direction, direction)}. Logit difference "
-            f"{number(first['clean_logit_diff'])} clean, "
-            f"{number(first['corrupted_logit_diff'])} corrupted. Colours end at "
-            f"±{colour_limit(group):.2g}."
-        )
-        prompts = f"<dl><dt>Clean</dt><dd>{esc(clean)}</dd><dt>Corrupted</dt>"
-        prompts += f"<dd>{esc(corrupted)}</dd></dl>"
-        blocks.append(chart(name, title, note) + prompts)
-        charts[name] = patch_chart(group)
-    return "".join(blocks), charts
-
-
-def _peak(row: Row) -> str:
-    place = f"layer {row['layer']}, position {row['pos']} ({html.unescape(visible(row['token']))})"
-    return f"The largest effect is at {place}: {number(row['recovered'], 2)} recovered."
 
 
 def manifest_table(manifest: Mapping[str, Any]) -> str:

@@ -115,15 +115,15 @@ def guided_generate(
     """
     _check(guidance, plausibility)
     _check_edits(counterfactuals)
-    generation._check(max_new_tokens, temperature, 1.0, ())
+    generation.check_settings(max_new_tokens, temperature, 1.0, ())
     for edits in counterfactuals:
-        generation._check_cached(edits, cache=True)
+        generation.check_cached(edits, cache=True)
     alone = model.tokens(inputs, side="left")
     _check_room(model, alone, max_new_tokens)
     n_copies = 1 + len(counterfactuals)
     whole = _copied(alone, n_copies)
     session = _session(model, alone, whole, counterfactuals, max_new_tokens)
-    writer = generation._Writer(model, alone, temperature, 1.0, seed, ())
+    writer = generation.Writer(model, alone, temperature, 1.0, seed, ())
     step, cache = whole, DynamicCache(config=model.hf.config)
     for _ in range(max_new_tokens):
         last = torch.tensor([step.ids.shape[1] - 1], device=step.ids.device)
@@ -134,7 +134,7 @@ def guided_generate(
         if all(writer.done):
             break
         alive = torch.tensor(writer.alive, device=step.ids.device)
-        whole = generation._extended(whole, chosen.repeat(n_copies), alive.repeat(n_copies))
+        whole = generation.extended(whole, chosen.repeat(n_copies), alive.repeat(n_copies))
         step = Batch(whole.ids[:, -1:], whole.index[:, -1:], whole.mask)
     early = any(len(ids) < max_new_tokens for ids in writer.new)
     return Generation(
