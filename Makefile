@@ -10,7 +10,7 @@ PINS := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 INSTALL := $(PINS) $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lab test figures check clean
+.PHONY: help venv demo lab test figures bench check clean
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ test: $(VENV)/.dev $(VENV)/.weights ## Run every test, offline
 
 figures: $(VENV)/.ready ## Draw every figure again from the committed records
 	$(BIN)/python -m figures
+
+bench: $(VENV)/.bench $(VENV)/.weights ## Time this workbench beside the field's other tools
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmarks
 
 check: $(VENV)/.dev ## Lint, check the format and the types
 	$(BIN)/ruff check .
@@ -59,6 +62,11 @@ $(VENV)/.weights: $(VENV)/.ready
 $(VENV)/.lab: $(VENV)/.ready
 	@echo "Adding JupyterLab."
 	@$(INSTALL) --editable ".[gguf,notebooks]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.ready
+	@echo "Adding the tools to compare with."
+	@$(INSTALL) --editable ".[gguf,bench]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.ready

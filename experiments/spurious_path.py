@@ -135,7 +135,7 @@ def graphs(model: nn.Module, probe: Images, config: Config) -> tuple[CausalGraph
         modules.causal_graph(
             model,
             probe.x[probe.y == target],
-            tested_units(model),
+            units_to_test(model),
             LAYERS[-1],
             target=target,
             reference=mean,
@@ -145,7 +145,7 @@ def graphs(model: nn.Module, probe: Images, config: Config) -> tuple[CausalGraph
     )
 
 
-def tested_units(model: nn.Module) -> dict[str, tuple[Unit, ...]]:
+def units_to_test(model: nn.Module) -> dict[str, tuple[Unit, ...]]:
     """Return the parts of the first convolution's maps, and the second one's filters."""
     return {
         LAYERS[0]: modules.units(model, LAYERS[0], blocks=BLOCKS, map_size=(SIZE, SIZE)),
@@ -220,7 +220,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             config.test, match=0.0, seed=config.seed + 2, noise=config.noise, bright=0.0
         ),
     }
-    tested, head = tested_units(model), modules.units(model, LAYERS[-1])
+    tested, head = units_to_test(model), modules.units(model, LAYERS[-1])
     cuts: dict[str, Sequence[Edge]] = {
         "nothing": (),
         "spurious path": spurious_edges(found),

@@ -73,8 +73,12 @@ class ToyModel(Model):
     def book(self) -> AddressBook:
         known = {*TOY_SITES, "embed", "logits"}
         lacking = [*LAYER_COMPONENTS, *MODEL_COMPONENTS]
+        block = {"": "transformer.h.0", "attn": "transformer.h.0.attn"}  # whose weights are priced
         return AddressBook(
-            self.hf, self.sizes, refused={c: "a toy" for c in lacking if c not in known}
+            self.hf,
+            self.sizes,
+            blocks=[block],
+            refused={c: "a toy" for c in lacking if c not in known},
         )
 
     def forward(self, batch, taps, *, cache=None, keep=None):

@@ -135,15 +135,16 @@ def costs(
     unembedded: float = 1.0,
 ) -> Plan:
     """Price a sweep; `unembedded` is the share of the vocabulary that the metric reads."""
-    price, n_layers = _Prices.of(model), model.sizes.n_layers
-    plain = sum(_end(price, 0, n, n, n_layers) for n in lengths)
-    naive_tokens = n_cells * sum(lengths)
-    per_token = price.nbytes + model.dtype.itemsize * model.sizes.d_vocab
+    naive_tokens, n_layers = n_cells * sum(lengths), model.sizes.n_layers
+    logits = model.dtype.itemsize * model.sizes.d_vocab
     if reason:
-        memory = int(per_token * sum(lengths))
+        memory = logits * sum(lengths)
         return Plan(
             n_cells, len(lengths), n_cells, naive_tokens, naive_tokens, 1.0, memory, 0, reason
         )
+    price = _Prices.of(model)
+    plain = sum(_end(price, 0, n, n, n_layers) for n in lengths)
+    per_token = price.nbytes + logits
     size = max(1, min(chunk, int(memory_gib * 1024 * MIB / per_token)))
     forwards, tokens, spent, most = 1, sum(lengths), plain, 0
     for (start, after), several in rows.items():

@@ -202,8 +202,8 @@ def attribute(
     >>> from interp.metrics import LogitDiff
     >>> model = interp.load("tiny-llama")
     >>> found = attribute(model, "Mary saw John", "John saw Mary", LogitDiff(5, 6), "1.attn.z")
-    >>> found.by_head("1.attn.z").shape
-    torch.Size([1, 4, 4])
+    >>> found["1.attn.z"].shape[2:], found.by_head("1.attn.z").shape[2]
+    (torch.Size([4, 8]), 4)
     """
     if along not in get_args(Along):
         raise InputError(f"along={along!r}: write 'none', 'inputs' or 'activations'.")

@@ -30,6 +30,8 @@ from interp.results.report_stats import Row, number
 
 SEQUENTIAL = [[0.0, "#f7fbff"], [0.5, "#6baed6"], [1.0, "#08306b"]]
 SIGNED = {"positive": BLUE, "negative": VERMILION}
+WIDEST = 2.0
+"""The share recovered at which colours end at most: a gap near 0 makes shares of any size."""
 Names = Mapping[Any, str] | None
 
 
@@ -142,11 +144,11 @@ def place_map(rows: Sequence[Row], value: str = "recovered", title: str | None =
 
 
 def _limit(rows: Sequence[Row], value: str) -> float | None:
-    """Where the colours end: at the largest cell; shares neither below 0.25 nor above 2."""
+    """Where the colours end: at the largest cell; shares neither below 0.25 nor above WIDEST."""
     if value != "recovered":
         return None
     known = [abs(row[value]) for row in rows if row[value] is not None]
-    return min(max([0.25, *known]), 2.0)
+    return min(max([0.25, *known]), WIDEST)
 
 
 def _token_names(rows: Sequence[Row]) -> dict[int, str]:
@@ -300,10 +302,8 @@ def circuit_graph(rows: Sequence[Row]) -> Spec:
     """
     edges = [(*_ends(row["edge"]), row) for row in rows]
     nodes = sorted({end for a, b, _ in edges for end in (a, b)})
-    lines, columns = (
-        {each: place for place, each in enumerate(sorted({node[axis] for node in nodes}))}
-        for axis in (0, 1)
-    )
+    lines = {each: place for place, each in enumerate(sorted({line for line, _, _ in nodes}))}
+    columns = {each: place for place, each in enumerate(sorted({head for _, head, _ in nodes}))}
     middle = (len(columns) - 1) / 2
     places = {
         node: (middle if node[2] in ENDS else float(columns[node[1]]), float(lines[node[0]]))

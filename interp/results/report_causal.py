@@ -86,7 +86,7 @@ def between(row: Row, value: str, unit: str = "pair", *, n: int | None = None) -
     >>> between({"effect_low": 0.5, "effect_high": 2.0, "pairs": 30}, "effect")
     '95% interval 0.5 to 2 over 30 pairs'
     """
-    n = row["pairs"] if n is None else n
+    n = int(row["pairs"]) if n is None else n
     low, high = row.get(f"{value}_low"), row.get(f"{value}_high")
     if low is None or high is None:
         return f"no interval: {count(n, unit)}"
@@ -222,14 +222,15 @@ def _place(row: Row) -> str:
 
 
 def _patch_note(rows: Sequence[Row]) -> str:
+    parts = [_runs(rows[0])]
+    if len(rows) > 1 and _largest(rows)["effect_low"] is not None:
+        parts.insert(0, "It was picked as the largest, and its interval does not allow for that.")
     idle = sum(row["change"] == 0 for row in rows)
-    same = f" {count(idle, 'place')} held the same in both runs." if idle else ""
-    chosen = (
-        " It was picked as the largest, and its interval does not allow for that."
-        if len(rows) > 1
-        else ""
-    )
-    return f"{chosen} {_runs(rows[0])}{same}".strip()
+    if idle:
+        parts.append(f"{count(idle, 'place')} held the same in both runs.")
+    if any(abs(row["recovered"] or 0) > plots.WIDEST for row in rows):
+        parts.append(f"Colours end at {plots.WIDEST:g}; some shares lie beyond.")
+    return " ".join(parts)
 
 
 # ---------------------------------------------------------------- paths
@@ -461,11 +462,11 @@ def _dose_finding(group: Sequence[Row], rows: Sequence[Row]) -> Finding:
         twin["method"] == "random" and twin["coefficient"] == row["coefficient"] for twin in group
     )
     effect = between(row, "effect", "prompt", n=row["effect_n"])
-    beats = "beats" if row["margin"] > 0 else "does not beat"
-    unsure = ", which holds 0" * _holds_zero(row, "margin")
+    sure = (row["margin_low"] or 0.0) > 0
+    beats = "beats random directions by" if sure else "does not clearly beat random directions:"
     title = (
-        f"At {row['site']} dose {short(row['coefficient'])} {beats} random directions by "
-        f"{short(row['margin'])} (95% interval {_span(row, 'margin')}{unsure})."
+        f"At {row['site']} dose {short(row['coefficient'])} {beats} {short(row['margin'])} (95% "
+        f"interval {_span(row, 'margin')})."
     )
     detail = (
         f"Held-out prompts, direction by {row['method']}: the effect is {short(row['effect'])} "

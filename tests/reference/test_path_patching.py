@@ -1,4 +1,4 @@
-"""Path patching: the fast algorithm against the naive one, and the naive one against plain torch."""
+"""Path patching: the fast algorithm against the naive one, and both against plain torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import interp
 from interp.engine.fingerprint import fingerprint
 from interp.metrics import LogitDiff
 from interp.models.tiny import TINY
-from interp.patching.path import Paths, all_edges, path_patch
+from interp.patching.path import Paths, Receiver, Sender, all_edges, path_patch
 from interp.sites import Each
 from tests.strategies import tiny
 
@@ -30,7 +30,10 @@ RECEIVERS = (
     "logits",
 )
 SEVERAL = (
-    (["embed", "0.h1", "0.h3@2", "1.mlp_out"], ["1.mlp", "2.h0.q", "2.h1.q", "2.k@1", "2.resid_post"]),
+    (
+        ["embed", "0.h1", "0.h3@2", "1.mlp_out"],
+        ["1.mlp", "2.h0.q", "2.h1.q", "2.k@1", "2.resid_post"],
+    ),
     (["0.h0", "0.h1", "1.attn_out@0,2"], "logits"),
     (["0.h0", "1.resid"], ["1.v", "2.pattern"]),
 )
@@ -45,11 +48,16 @@ BASE = [ids(11, 1), ids(8, 2), ids(3, 3)]  # ragged; the first overruns the slid
 SOURCE = [BASE[0][:2] + ids(9, 4), BASE[1][:1] + ids(7, 5), BASE[2][:1] + ids(2, 6)]
 
 
-def possible(name: str) -> list:
-    edges = [(sender, receiver) for sender in SENDERS for receiver in RECEIVERS]
-    if name == "tiny-neox":  # parallel blocks
+def some(name: str, through: str) -> list:
+    """A few pairs of ends: over all models and ways every second one comes once.
+
+    `experiments/path_exact.py` compares every pair of kinds in every model and way.
+    """
+    place = 3 * list(TINY).index(name) + ("direct", "mlps", "all").index(through)
+    edges = [(sender, receiver) for sender in SENDERS for receiver in RECEIVERS][2 * place :: 42]
+    if name == "tiny-neox":  # parallel blocks: no stream between attention and MLP
         edges = [e for e in edges if e[1] != "2.resid_mid" and e != ("1.h3@last", "1.mlp")]
-    return [*edges, *SEVERAL]
+    return [*edges, SEVERAL[place % 3]]
 
 
 def both(name: str, edges: list, dtype: str = "float32", **settings) -> tuple[Paths, Paths]:
@@ -61,13 +69,10 @@ def both(name: str, edges: list, dtype: str = "float32", **settings) -> tuple[Pa
 @pytest.mark.parametrize("through", ["direct", "mlps", "all"])
 @pytest.mark.parametrize("name", TINY)
 def test_fast_equals_naive(name, through):
-    """Every second edge for each way through, so that all are covered over the ways."""
-    offset = {"direct": 0, "mlps": 1, "all": 0}[through]
-    edges = [*possible(name)[: -len(SEVERAL)][offset::3], *SEVERAL]
-    fast, naive = both(name, edges, through=through)
+    fast, naive = both(name, some(name, through), through=through)
     # Logits here are up to 30 in size, of which float32 rounds 2e-6 at each step.
     torch.testing.assert_close(fast.values, naive.values, rtol=0, atol=1e-5)
-    assert float(naive.effect.abs().max()) > 0.3
+    assert float(naive.effect.abs().max()) > 0.05
     assert torch.equal(fast.acted, naive.acted)
     moved = naive.acted
     ours, theirs = (
@@ -79,16 +84,16 @@ def test_fast_equals_naive(name, through):
 
 @pytest.mark.parametrize("through", ["direct", "mlps", "all"])
 def test_in_float64_the_difference_falls_by_eight_orders(through):
-    fast, naive = both("tiny-gpt2", possible("tiny-gpt2")[::2], "float64", through=through)
+    edges = [("0.h1", "2.h1.q"), ("embed", "logits"), ("0.mlp_out", "2.mlp"), *SEVERAL]
+    fast, naive = both("tiny-gpt2", edges, "float64", through=through)
     torch.testing.assert_close(fast.values, naive.values, rtol=0, atol=1e-13)
     assert fast.values.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-llama", "tiny-gemma3", "tiny-neox"])
+@pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-gemma3"])
 def test_frozen_norms_are_linear(name):
     """With frozen norms the direct effects on the logits of two parts add up, else they do not."""
-    edges = [("0.mlp_out", "logits"), ("1.resid@1", "logits"), ("embed", "logits")]
-    parts = ["embed", *(f"{n}.{part}" for n in range(3) for part in ("attn_out", "mlp_out"))]
+    parts = ["embed", "0.h1", "0.mlp_out", "2.attn_out"]
     edges = [(part, "logits") for part in parts] + [(parts, "logits")]
     for frozen in (True, False):
         fast, naive = both(name, edges, freeze_norms=frozen)
@@ -98,8 +103,8 @@ def test_frozen_norms_are_linear(name):
 
 
 def test_each_prompt_may_have_its_own_positions_and_several_logits_are_read():
-    sender = interp.patching.path.Sender("head", 0, 1, Each(((2, 3), (1,), (1, 2))))
-    receiver = interp.patching.path.Receiver("q", 2, 0, Each(((3,), (0, 1), (2,))))
+    sender = Sender("head", 0, 1, Each(((2, 3), (1,), (1, 2))))
+    receiver = Receiver("q", 2, 0, Each(((3,), (0, 1), (2,))))
 
     def metric(logits: Tensor, rows: Tensor) -> Tensor:
         return logits[:, :, 5].sum(1) + rows
@@ -159,13 +164,13 @@ def test_a_direct_path_equals_plain_torch():
 
 
 def test_memory_divides_the_work_and_changes_nothing(monkeypatch):
-    edges = all_edges(tiny("tiny-llama"), senders=("embed", "head"), receivers=("q", "v", "mlp"))
+    edges = all_edges(tiny("tiny-llama"), senders=("embed", "mlp_out"), receivers=("v", "mlp"))
     args = (tiny("tiny-llama"), BASE, SOURCE, edges, METRIC)
     whole = path_patch(*args, say=None)
     before = fingerprint(tiny("tiny-llama").hf)
     monkeypatch.setattr("interp.patching.path.TOKENS_A_PASS", 40)
-    parts = path_patch(*args, memory_gib=5e-5, say=None)
-    assert whole.plan.groups == 1 and parts.plan.groups > 3
+    parts = path_patch(*args, memory_gib=2e-5, say=None)
+    assert whole.plan.groups == 1 and parts.plan.groups > 2
     torch.testing.assert_close(parts.values, whole.values, rtol=0, atol=1e-5)
     assert fingerprint(tiny("tiny-llama").hf) == before
 
@@ -174,7 +179,7 @@ def test_heads_that_share_keys_are_one_receiver_and_virtual_ones_are_not():
     edges = [("embed", r) for r in ("2.h0.k", "2.h1.k", "2.h0.k_each", "2.h1.k_each")]
     edges.append(("embed", ["2.h0.k_each", "2.h1.k_each"]))
     paths = path_patch(tiny("tiny-llama"), BASE, SOURCE, edges, METRIC, say=None)
-    assert torch.equal(paths.values[0], paths.values[1])
+    torch.testing.assert_close(paths.values[1], paths.values[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(paths.values[4], paths.values[0], rtol=0, atol=1e-5)
     assert float((paths.values[2] - paths.values[0]).abs().max()) > 1e-3
     assert float((paths.values[2] - paths.values[3]).abs().max()) > 1e-3

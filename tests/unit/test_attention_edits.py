@@ -68,11 +68,13 @@ def test_scaling_multiplies_and_renormalises():
 
 def test_scaling_by_zero_is_a_knockout_and_by_one_changes_no_bit():
     assert torch.equal(new(ScaleAttention(SITE, keys=2, factor=0.0)), new(Knockout(SITE, keys=2)))
-    third = torch.tensor([0.1, 0.3, 0.6, 0.0]).expand(2, 2, 4)  # sums to 1 only to rounding
+    third = torch.tensor([0.1, 0.3, 0.5, 0.0]).expand(2, 2, 4)  # does not sum to 1
     assert torch.equal(new(ScaleAttention(SITE, keys=2, factor=1.0), third)[0], third[0])
 
 
 def test_uniform_is_the_mean_over_the_keys_that_a_query_sees():
+    plain = new(ReplacePattern(SITE, kind="uniform", renormalise=False))
+    torch.testing.assert_close(plain.sum(-1), ROWS.sum(-1))
     made = new(ReplacePattern(SITE, kind="uniform"))
     torch.testing.assert_close(made[0], torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0]] * 2))
     assert torch.equal(made[1], ROWS[1])

@@ -52,6 +52,7 @@ def test_a_curve_by_hand():
     assert curve.unit == 3 and curve.ice == pytest.approx(1) and curve.sign == 1
     assert curve.end_to_end == pytest.approx(8 / 4)  # not ICE: the grid is not uniform
     assert (curve.whole.largest_at, curve.whole.largest.estimate) == (3, 5)
+    assert (curve.inside.largest_at, curve.inside.largest.estimate) == (0, -4)  # not -3 at -1
     assert not curve.monotone and not curve.t0_inside
 
 
@@ -177,6 +178,12 @@ def test_each_planted_unit_has_the_largest_slope_for_its_factor(planted, factor,
     assert max(s for each, s in enumerate(slopes) if each != unit) < 0.25 * slopes[unit]
     assert planted[factor, unit].sign == 1 and planted[factor, 4].sign == 0
     assert planted[factor, 4].whole.largest.estimate == 0
+
+
+def test_the_draws_stay_as_they_were():
+    draws = torch.ones(2, 8)
+    latent_generator(Pulses(), draws, n_pulses)(0, 5.0)
+    assert torch.equal(draws, torch.ones(2, 8))
 
 
 def test_the_bump_of_the_generator_is_seen_by_ate_only(planted):

@@ -136,6 +136,10 @@ def tokens(found) -> int:
 
 def test_every_dose_is_the_one_worked_out_by_hand():
     for dose in whole_study().curve:
+        by_chance = sum(twin.effect for twin in dose.twins) / len(dose.twins)
+        assert abs(by_chance) > 1e-3
+        margin = dose.effect.estimate - by_chance
+        assert dose.margin.estimate == pytest.approx(margin, abs=1e-9)
         logit = answer_logit(4 * dose.coefficient) if dose.site == PLANTED else 0.0
         if dose.site == "0.resid_pre":  # the layer that erases the key leaves what its norm hides
             assert abs(dose.effect.estimate) < 0.5 * 2 * answer_logit(4 * abs(dose.coefficient))

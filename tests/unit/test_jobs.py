@@ -15,15 +15,14 @@ from transformers import GPT2LMHeadModel
 import interp.results as results
 from experiments import tts_word_problems
 from experiments.chains import counted_chain
-from interp.data.pairs import indirect_object
 from interp.data.rows import Row, read_rows
 from interp.data.word_problems import other_steps, word_problems
 from interp.engine.loading import load
 from interp.errors import InputError, StoreError
-from interp.jobs import runs, tts
-from interp.jobs.demo import patch_rows
+from interp.jobs import patching, runs, tts
+from interp.jobs.pairs import choose
 from interp.models import planted
-from interp.patching.activation import patch_grid
+from interp.patching.activation import every, pairs_tokens, patch
 from interp.thinking.cells import CELLS, NULL_CELLS, RANDOM_CELLS
 from interp.thinking.rules import Rules, preset
 from interp.thinking.score import Problem, prepare, score_chain
@@ -405,20 +404,29 @@ def test_a_report_is_drawn_again_from_the_records_alone(tmp_path, monkeypatch):
     assert b"planted-2-0" in first
 
 
-def test_patch_rows_carry_the_runs_beside_them():
-    pair = indirect_object(1, seed=3)[0]
-    grid = patch_grid(tiny("tiny-gpt2"), pair, layers=[1])
-    rows = patch_rows(grid)
-    assert len(rows) == len(grid.cells)
-    for row, cell in zip(rows, grid.cells, strict=True):
-        assert row == {
-            **asdict(cell),
-            "clean_prompt": pair.clean,
-            "corrupted_prompt": pair.corrupted,
-            "clean_logit_diff": grid.clean_logit_diff,
-            "corrupted_logit_diff": grid.corrupted_logit_diff,
-            "noop_change": grid.noop_change,
-        }
+def test_patch_rows_carry_the_runs_and_the_null_beside_them():
+    subject = tiny("tiny-gpt2")
+    pairs = choose(subject, None, n=2, seed=3).pairs
+    places = every("resid_pre", layers=[1], positions=[0, 4])
+    found = patch(subject, pairs, places, direction="denoise", say=None)
+    rows = patching.patch_rows(subject, pairs, places, found)
+    clean, corrupted, right, wrong = pairs_tokens(subject, pairs)
+    ends = []
+    for ids in (corrupted, clean):
+        logits = subject.run(ids, logits="last").logits
+        gaps = [float(row[a] - row[b]) for row, a, b in zip(logits, right, wrong, strict=True)]
+        ends.append(sum(gaps) / 2)
+    assert [row["pos"] for row in rows] == [0, 4]
+    for row, shift in zip(rows, found.effect.mean(1).tolist(), strict=True):
+        assert [row["base_value"], row["source_value"]] == pytest.approx(ends, abs=1e-6)
+        assert row["token"] == subject.tokenizer.decode([corrupted[0][row["pos"]]])
+        assert (row["component"], row["layer"], row["head"]) == ("resid_pre", 1, None)
+        assert (row["clean_prompt"], row["corrupted_prompt"]) == (
+            pairs[0].clean,
+            pairs[0].corrupted,
+        )
+        assert (row["null"], row["pairs"]) == (found.null, 2)
+        assert row["effect"] == pytest.approx(shift, abs=1e-6)
 
 
 def test_the_word_problem_experiment_runs_on_any_model(tmp_path, monkeypatch):

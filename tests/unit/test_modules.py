@@ -148,6 +148,14 @@ def test_parts_of_a_map_are_patched_alone():
     assert part[0, 0].tolist() == five.tolist()
 
 
+def test_cells_are_rows_and_then_columns():
+    model, image = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)).eval(), torch.ones(1, 1, 3, 4)
+    nn.init.ones_(model[0].weight)
+    strip = Unit("0", 0, (0, 1, 2, 4))
+    patched = patch_units(model, image, [strip], reference={"0": torch.zeros(1, 3, 4)})
+    assert patched[0, 0].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+
+
 def test_units_of_a_layer():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 3))
     assert [str(unit) for unit in units(model, "1")] == ["1[0]", "1[1]", "1[2]"]

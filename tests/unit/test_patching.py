@@ -7,11 +7,16 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 
 from interp.data.pairs import PromptPair, indirect_object
 from interp.edits import Patch
-from interp.errors import InputError, SiteError, UndefinedEffectError
-from interp.patching.activation import patch_grid
+from interp.engine.sweep import At
+from interp.errors import InputError, PositionError, SiteError, UndefinedEffectError
+from interp.metrics import KL, LogitDiff, LogProb, Probability, Rank
+from interp.patching.activation import METRICS, Patched, every, patch, patch_grid, place_name
+from interp.sites import Each
+from interp.stats import cluster_bootstrap
 from tests.strategies import says, tiny
 
 PAIR = PromptPair(
@@ -213,3 +218,241 @@ def test_generated_pairs_are_patched_where_their_names_are_single_tokens():
     (cell,) = [cell for cell in found.cells if cell.change > 0]
     assert cell.token == pair.correct
     assert cell.recovered == pytest.approx(1.0, abs=1e-4)
+
+
+# ---------------------------------------------------------------- many pairs, any place
+
+
+PAIRS = [
+    PromptPair("When Anna saw Tom she gave", "When Tom saw Anna she gave", " a", " the"),
+    PromptPair("The cat is big", "The dog is big", correct=" cat", wrong=" dog"),
+    PromptPair("So he gave a red ball and", "So she gave a red ball and", " Tom", " Anna"),
+]
+"""Of unequal lengths: one ragged batch."""
+SOME = [
+    At("1.resid_pre", positions=2),
+    At("0.attn.z", heads=(0, 3)),
+    At("2.mlp.post", positions="last", units=(5, 1)),
+    [At("1.attn_out"), At("2.attn.k", heads=2)],
+    At("1.attn.pattern", positions=Each(((4,), (3,), (5,)))),
+]
+
+SITES = ["1.resid_pre", "0.attn.z", "2.mlp.post", "1.attn_out", "2.attn.k", "1.attn.pattern"]
+
+
+@cache
+def found(direction: str = "denoise", metric: str = "logit_diff", exact: bool = False) -> Patched:
+    return patch(
+        tiny("tiny-llama"), PAIRS, SOME, direction=direction, metric=metric, exact=exact, say=None
+    )
+
+
+def own_metric(name: str, pair: PromptPair):
+    """The metric of one pair, with its tokens found by hand."""
+    model = tiny("tiny-llama")
+    right, wrong = (
+        model.tokenizer(text, add_special_tokens=False).input_ids[0]
+        for text in (pair.correct, pair.wrong)
+    )
+    match name:
+        case "logit_diff":
+            return LogitDiff(right, wrong)
+        case "kl":
+            return KL(model.run(pair.clean, logits="last").logits)
+    return {"prob": Probability, "logprob": LogProb, "rank": Rank}[name](right)
+
+
+@pytest.mark.parametrize(
+    ("direction", "metric"),
+    [
+        ("denoise", "logit_diff"),
+        ("noise", "logit_diff"),
+        ("noise", "prob"),
+        ("denoise", "logprob"),
+        ("noise", "rank"),
+        ("denoise", "kl"),
+        ("noise", "kl"),
+    ],
+)
+def test_a_batch_of_ragged_pairs_gives_what_plain_runs_of_each_pair_give(direction, metric):
+    model, all_of = tiny("tiny-llama"), found(direction, metric)
+    assert (all_of.direction, all_of.metric) == (direction, metric)
+    assert all_of.values.shape == (len(SOME), len(PAIRS))
+    for i, pair in enumerate(PAIRS):
+        base, other = pair.corrupted, pair.clean
+        if direction == "noise":
+            base, other = other, base
+        measure = own_metric(metric, pair)
+
+        def score(logits, measure=measure) -> float:
+            return float(measure(logits, torch.tensor([0])))
+
+        low, high = (score(model.run(text, logits="last").logits) for text in (base, other))
+        assert float(all_of.base[i]) == pytest.approx(low, abs=ROUNDING)
+        assert float(all_of.source[i]) == pytest.approx(high, abs=ROUNDING)
+        acts = model.run(other, capture=SITES).acts
+        for place, at in enumerate(SOME):
+            edits = []
+            for each in [at] if isinstance(at, At) else at:
+                source = acts[str(each.site)]
+                where = each.positions
+                where = where.prompts[i] if isinstance(where, Each) else where
+                edits.append(
+                    Patch(
+                        each.site,
+                        source=source,
+                        positions=where,
+                        heads=each.heads,
+                        units=each.units,
+                    )
+                )
+            run = model.run(base, edits=edits, logits="last")
+            assert float(all_of.values[place, i]) == pytest.approx(score(run.logits), abs=ROUNDING)
+            expected = tuple((i, pos) for _, pos in run.receipt[0].tokens)
+            assert [t for t in all_of.receipts[place][0].tokens if t[0] == i] == list(expected)
+
+
+def test_patching_without_reuse_gives_the_same():
+    for direction in ("denoise", "noise"):
+        reused, exact = found(direction), found(direction, exact=True)
+        assert (reused.plan.reason, exact.plan.reason) == ("", "exact=True")
+        assert float((reused.values - exact.values).abs().max()) <= ROUNDING
+        assert torch.equal(reused.base, exact.base)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_run_patched_with_itself_is_the_null(metric):
+    assert 0 <= found("denoise", metric).null <= ROUNDING
+    assert 0 <= found("noise", metric).null <= ROUNDING
+
+
+def test_the_divergence_is_from_the_clean_run():
+    for direction, clean in (("denoise", "source"), ("noise", "base")):
+        of_clean = getattr(found(direction, "kl"), clean)
+        assert float(of_clean.abs().max()) <= 1e-6
+    assert float(found("denoise", "kl").base.min()) > 1e-3
+
+
+def test_rows_hold_the_mean_over_pairs_with_its_interval():
+    all_of = found()
+    rows = all_of.rows()
+    assert [row["place"] for row in rows] == list(all_of.places) == [place_name(at) for at in SOME]
+    for place, row in enumerate(rows):
+        effect = all_of.values[place] - all_of.base
+        share = effect / (all_of.source - all_of.base)
+        assert row["effect"] == pytest.approx(float(effect.mean()), rel=1e-5)
+        assert row["recovered"] == pytest.approx(float(share.mean()), rel=1e-5)
+        for name, of in (("effect", effect), ("recovered", share)):
+            interval = cluster_bootstrap(of.tolist(), range(3))
+            assert row[f"{name}_low"] == pytest.approx(interval.low, rel=1e-5, abs=1e-6)
+            assert row[f"{name}_high"] == pytest.approx(interval.high, rel=1e-5, abs=1e-6)
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+        assert row["effect_low"] < row["effect_high"]
+        assert (row["pairs"], row["pairs_without_gap"]) == (3, 0)
+        assert (row["direction"], row["metric"], row["null"]) == (
+            "denoise",
+            "logit_diff",
+            all_of.null,
+        )
+        changes = [proof.change for proof in all_of.receipts[place]]
+        assert row["change"] == pytest.approx(sum(c * c for c in changes) ** 0.5, rel=1e-6)
+        assert row["change"] > 0
+
+
+def test_a_pair_without_a_gap_is_marked_and_the_others_are_kept():
+    twin = replace(PAIRS[1], corrupted=PAIRS[1].clean)
+    mixed = patch(
+        tiny("tiny-llama"), [PAIRS[0], twin, PAIRS[2]], SOME[:2], direction="denoise", say=None
+    )
+    share = mixed.recovered
+    assert share.isnan().tolist() == [[False, True, False]] * 2
+    assert float(mixed.effect[:, 1].abs().max()) <= ROUNDING
+    for place, row in enumerate(mixed.rows()):
+        assert (row["pairs"], row["pairs_without_gap"]) == (3, 1)
+        assert row["recovered"] == pytest.approx(float(share[place, [0, 2]].mean()), rel=1e-5)
+        assert row["effect"] == pytest.approx(float(mixed.effect[place].mean()), rel=1e-5)
+        whole = found().recovered[place, [0, 2]]
+        assert share[place, [0, 2]].tolist() == pytest.approx(whole.tolist(), abs=1e-4)
+
+
+def test_pairs_that_all_lack_a_gap_are_refused_before_any_patch():
+    model = tiny("tiny-llama")
+    twins = [replace(pair, corrupted=pair.clean) for pair in PAIRS]
+    value = own_metric("logit_diff", PAIRS[0])(
+        model.run(PAIRS[0].clean, logits="last").logits, torch.tensor([0])
+    )
+    said: list[str] = []
+    with pytest.raises(
+        UndefinedEffectError, match=r"^Clean and corrupted both score (-?\d+\.\d+): the pair"
+    ) as raised:
+        patch(model, twins, SOME, direction="noise", say=said.append)
+    score = float(str(raised.value).split("score ")[1].split(":")[0])
+    assert score == pytest.approx(float(value), abs=ROUNDING)
+    assert said == []
+
+
+def test_a_metric_of_ones_own_and_one_pair():
+    def twice(logits, rows):
+        return 2 * LogitDiff(10, 20)(logits, rows)
+
+    one = patch(
+        tiny("tiny-gpt2"), PAIR, [At("1.resid_pre")], direction="denoise", metric=twice, say=None
+    )
+    assert (one.metric, one.values.shape) == ("twice", (1, 1))
+    logits = tiny("tiny-gpt2").run(PAIR.clean, logits="last").logits
+    expected = 2 * float(logits[0, 10] - logits[0, 20])
+    assert float(one.values) == pytest.approx(expected, abs=ROUNDING)  # all of the clean run
+    assert one.rows()[0]["recovered"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_places_on_a_grid_and_their_names():
+    assert [
+        place_name(at) for at in every("attn.z", layers=[2, 0], positions=[1, 3], heads=[0])
+    ] == [
+        "2.attn.z heads=0 positions=1",
+        "2.attn.z heads=0 positions=3",
+        "0.attn.z heads=0 positions=1",
+        "0.attn.z heads=0 positions=3",
+    ]
+    assert [place_name(at) for at in every("mlp_out", layers=[1])] == ["1.mlp_out"]
+    assert [place_name(at) for at in SOME] == [
+        "1.resid_pre positions=2",
+        "0.attn.z heads=(0, 3)",
+        "2.mlp.post positions=last units=(5, 1)",
+        "1.attn_out + 2.attn.k heads=2",
+        "1.attn.pattern positions=Each(((4,), (3,), (5,)))",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (
+            {"places": []},
+            InputError,
+            "places is empty: name at least one place, such as At('3.attn.z').",
+        ),
+        ({"pairs": []}, InputError, "No prompt pair was given: pass at least one."),
+        (
+            {"metric": "logit_dif"},
+            InputError,
+            "There is no metric 'logit_dif'; there are logit_diff, prob, logprob, rank, kl, or "
+            "pass a function. Did you mean 'logit_diff'?",
+        ),
+        (
+            {"places": [At("9.attn.z")]},
+            SiteError,
+            "The model has no site '9.attn.z': its layers are 0 to 2.",
+        ),
+        (
+            {"places": [At("1.attn.z", positions=(0, 5))]},
+            PositionError,
+            "Patch(1.attn.z, positions=(0, 5)): position 5 is past the end: prompt 1 has 5 tokens "
+            "that the model sees, the last at position 4.",
+        ),
+    ],
+)
+def test_what_cannot_be_patched_is_refused(change, error, text):
+    options = {"pairs": PAIRS, "places": SOME, "direction": "denoise", "say": None, **change}
+    with says(error, text):
+        patch(tiny("tiny-llama"), **options)

@@ -18,18 +18,21 @@ from interp.errors import InputError
 from interp.results.report import render
 from interp.results.report_charts import (
     legs_chart,
-    patch_chart,
-    patch_groups,
     position_chart,
     visible,
 )
 from interp.results.report_html import chain_block, script_json, segments, step_details
 from interp.results.report_stats import findings, merge_seeds, scored_rows, summaries
+from tests.unit.test_report_causal import rows_of_each_kind
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = {"experiment": "thinking", "model": {"name": "tiny"}, "settings": {"cue": "\nSo "}}
 PWN = "document.documentElement.dataset.pwned = 1"
 ATTACK = f"</script><script>{PWN}</script><img src=x onerror='{PWN}'>\u2028\u2029<!--\"&amp;"
+
+
+def drawn(manifest: dict, **tables: list[dict]) -> str:
+    return render(manifest, tables)
 
 
 def chain_row(name: str, **more) -> dict:
@@ -53,13 +56,6 @@ def step_row(name: str, step: int, seed: int = 0, **more) -> dict:
     row |= {"nec_log_odds": 1.0, "suf_log_odds": 1.0, "mentions_answer": False}
     row |= {"saturated": False, "verification": False, "position": float(step)}
     return row | {"null_tts": 0.01, "random_tts": 0.02} | more
-
-
-def patch_row(layer: int, pos: int, recovered: float | None, **more) -> dict:
-    row = {"layer": layer, "pos": pos, "token": f" t{pos}", "site": "resid_pre"}
-    row |= {"logit_diff": 1.0, "recovered": recovered, "direction": "denoise"}
-    row |= {"clean_prompt": "A and B", "corrupted_prompt": "A and A"}
-    return row | {"clean_logit_diff": 3.0, "corrupted_logit_diff": -2.0} | more
 
 
 @pytest.fixture
@@ -127,7 +123,7 @@ def test_the_table_holds_subsets_and_controls(chains, steps):
 
 
 def test_one_problem_has_a_mean_and_no_interval():
-    page = render(MANIFEST, chains=[chain_row("p")], steps=[step_row("p", 0), step_row("p", 1)])
+    page = drawn(MANIFEST, chains=[chain_row("p")], steps=[step_row("p", 0), step_row("p", 1)])
     assert "95% interval over 1 problem: no interval." in page
     assert "one problem: no interval" in page
 
@@ -182,33 +178,9 @@ def test_the_legs_are_drawn_with_their_signs(steps):
     assert len(others["x"]) == 3
 
 
-def test_the_patch_map_puts_cells_by_their_ids_and_not_by_their_order():
-    rows = [patch_row(7, 2, 0.5), patch_row(3, 5, -1.4), patch_row(3, 2, None)]
-    chart = patch_chart(rows)
-    heat = chart["data"][0]
-    assert heat["z"] == [[None, -1.4], [0.5, None]]  # layers 3 and 7, positions 2 and 5
-    assert (heat["zmin"], heat["zmax"]) == (-1.4, 1.4)
-    assert chart["layout"]["xaxis"]["ticktext"] == ["·t2", "·t5"]
-    assert chart["layout"]["yaxis"]["ticktext"] == ["3", "7"]
-
-
-def test_the_patch_section_names_the_direction_and_both_baselines(chains):
-    page = render(MANIFEST, chains=[], steps=[], patch=[patch_row(3, 2, 0.5), patch_row(4, 2, 0.1)])
-    assert "denoise: activations of the clean run are put into the corrupted run" in page
-    assert "Logit difference 3.000 clean, \N{MINUS SIGN}2.000 corrupted." in page
-    assert "The largest effect is at layer 3, position 2 (·t2): 0.50 recovered." in page
-    assert 'id="chains"' not in page
-
-
-def test_two_patch_rows_for_one_cell_are_refused():
-    message = r"denoise patch of resid_pre has two rows for layer 3, position 2; keep one row"
-    with pytest.raises(InputError, match=message):
-        patch_groups([patch_row(3, 2, 0.5), patch_row(3, 2, 0.6)])
-
-
 def test_a_step_of_an_unknown_problem_is_refused():
     with pytest.raises(InputError, match=r"^Step 0 of problem 'x' has no row among the chains"):
-        render(MANIFEST, chains=[chain_row("p")], steps=[step_row("x", 0)])
+        drawn(MANIFEST, chains=[chain_row("p")], steps=[step_row("x", 0)])
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, None])
@@ -223,7 +195,7 @@ def test_steps_of_marked_problems_are_left_out(chains):
 
 def test_a_run_without_a_scored_problem_gives_the_reasons():
     chains = [marked_row("a", "no answer was parsed"), marked_row("b", "the chain has one step")]
-    page = without_plotly(render(MANIFEST, chains=chains, steps=[]))
+    page = without_plotly(drawn(MANIFEST, chains=chains, steps=[]))
     assert "No problem was scored" in page
     assert "no answer was parsed" in page
     assert "the chain has one step" in page
@@ -232,7 +204,7 @@ def test_a_run_without_a_scored_problem_gives_the_reasons():
 
 
 def test_marked_problems_stand_beside_scored_ones(chains, steps):
-    page = render(MANIFEST, chains=chains, steps=steps)
+    page = drawn(MANIFEST, chains=chains, steps=steps)
     assert "2 problems scored" in page
     assert "1 marked" in page
     assert "no answer was parsed" in page
@@ -242,15 +214,13 @@ def test_marked_problems_stand_beside_scored_ones(chains, steps):
 
 
 def test_the_page_fetches_nothing(chains, steps):
-    page = without_plotly(
-        render(MANIFEST, chains=chains, steps=steps, patch=[patch_row(0, 0, 1.0)])
-    )
+    page = without_plotly(drawn(MANIFEST, chains=chains, steps=steps, **rows_of_each_kind()))
     assert not re.search(r"https?:|//[a-z]|\bsrc\s*=|\bhref\s*=|url\(|@import|<link", page)
     assert "default-src 'none'" in page
 
 
 def test_the_page_is_the_same_twice(chains, steps):
-    first, second = (render(MANIFEST, chains=chains, steps=steps) for _ in range(2))
+    first, second = (drawn(MANIFEST, chains=chains, steps=steps) for _ in range(2))
     assert first == second
 
 
@@ -262,12 +232,11 @@ def attacked() -> str:
         step_row(ATTACK, 1, start=len(ATTACK) + 1, end=len(chain)),
     ]
     texts = dict.fromkeys(("question", "answer", "gold", "answer_source"), ATTACK)
-    patch = {"token": ATTACK, "clean_prompt": ATTACK, "corrupted_prompt": ATTACK, "site": ATTACK}
-    return render(
+    return drawn(
         {"experiment": ATTACK, "model": ATTACK, "settings": {ATTACK: [ATTACK]}},
         chains=[chain_row(ATTACK, chain=chain, **texts), marked_row(f"{ATTACK}2", ATTACK)],
         steps=rows,
-        patch=[patch_row(0, 0, 0.5, **patch | {"direction": ATTACK})],
+        **rows_of_each_kind(ATTACK),
     )
 
 
@@ -294,7 +263,7 @@ def test_token_labels_cannot_hold_tags():
 
 
 def test_half_a_character_can_be_written():
-    page = render(MANIFEST, chains=[chain_row("p", question="\ud83d")], steps=[])
+    page = drawn(MANIFEST, chains=[chain_row("p", question="\ud83d")], steps=[])
     assert page.encode("utf-8")
 
 
@@ -319,9 +288,9 @@ def opened(page: str, folder: Path) -> tuple[dict[str, str], str]:
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed, so no browser opened the page")
 def test_a_browser_draws_the_page_without_an_error(chains, steps, tmp_path):
-    page = render(MANIFEST, chains=chains, steps=steps, patch=[patch_row(0, 0, 1.0)])
+    page = drawn(MANIFEST, chains=chains, steps=steps, **rows_of_each_kind())
     root, dom = opened(page, tmp_path)
-    assert root == {"errors": "[]", "ready": "1", "steps": "4", "charts": "4", "shown": "4"}
+    assert root == {"errors": "[]", "ready": "1", "steps": "4", "charts": "9", "shown": "4"}
     assert dom.count('class="main-svg"') >= 4  # Plotly's own drawings
 
 
@@ -329,13 +298,13 @@ def test_a_browser_draws_the_page_without_an_error(chains, steps, tmp_path):
 def test_a_browser_runs_no_script_from_the_data(tmp_path):
     """A script that the policy blocks is an error too, so no error means that none was there."""
     root, dom = opened(attacked(), tmp_path)
-    assert root == {"errors": "[]", "ready": "1", "steps": "2", "charts": "4", "shown": "2"}
+    assert root == {"errors": "[]", "ready": "1", "steps": "2", "charts": "9", "shown": "2"}
     assert "<img" not in dom.replace(get_plotlyjs(), "")
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed, so no browser opened the page")
 def test_the_browser_would_tell_of_an_injected_script(chains, steps, tmp_path):
-    page = render(MANIFEST, chains=chains, steps=steps)
+    page = drawn(MANIFEST, chains=chains, steps=steps)
     root, _ = opened(page.replace("<main>", f"<main><script>{PWN}</script>"), tmp_path)
     assert "blocked script-src-elem inline" in root["errors"]
     assert "pwned" not in root
@@ -360,7 +329,7 @@ document.querySelector('[data-only="harmful"]').click();
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed, so no browser opened the page")
 def test_focus_shows_the_cells_and_the_filters_pick_out_steps(chains, steps, tmp_path):
     """The policy is taken out here: it would stop the script that plays the reader."""
-    page = render(MANIFEST, chains=chains, steps=steps)
+    page = drawn(MANIFEST, chains=chains, steps=steps)
     free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     root, _ = opened(free.replace("</body>", f"<script>{DRIVE}</script></body>"), tmp_path)
     assert root["tip"].startswith("Step 1")
@@ -371,7 +340,7 @@ def test_focus_shows_the_cells_and_the_filters_pick_out_steps(chains, steps, tmp
 
 
 def test_reports_are_rendered_without_torch():
-    code = "import sys, interp.results.report as r; r.render({}, chains=[], steps=[]); "
+    code = "import sys, interp.results.report as r; r.render({}, {}); "
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
