@@ -183,9 +183,9 @@ from dataclasses import asdict
 
 import plotly.graph_objects as go
 
-from interp.results.report_charts import patch_chart
+from interp.results.plots import place_map
 
-fig = go.Figure(patch_chart([asdict(cell) for cell in grid.cells]))
+fig = go.Figure(place_map([asdict(cell) for cell in grid.cells]))
 fig.update_layout(title="Share of the answer that one patch recovers (denoising, residual stream)")
 fig.show()
 
