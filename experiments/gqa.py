@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -57,10 +58,10 @@ class Pass:
 
 
 @torch.no_grad()
-def by_hand(hf: nn.Module, ids: Sequence[int], changes: Changes | None = None) -> Pass:
+def by_hand(hf: Any, ids: Sequence[int], changes: Changes | None = None) -> Pass:
     """Run a Llama of the plain kind: grouped queries, rotary positions, gated MLP."""
-    found, x = Pass(), hf.model.embed_tokens.weight[list(ids)]  # type: ignore[union-attr,index]
-    for layer, block in enumerate(hf.model.layers):  # type: ignore[union-attr,arg-type]
+    found, x = Pass(), hf.model.embed_tokens.weight[list(ids)]
+    for layer, block in enumerate(hf.model.layers):
         found.stream.append(x)
         keys_values = projected(block, x, layer, changes or {})
         found.z.append(attended(block, x, *keys_values))
@@ -68,7 +69,7 @@ def by_hand(hf: nn.Module, ids: Sequence[int], changes: Changes | None = None) -
         y, mlp = rms_norm(x, block.post_attention_layernorm), block.mlp
         gate, up = y @ mlp.gate_proj.weight.T, y @ mlp.up_proj.weight.T
         x = x + (gate * torch.sigmoid(gate) * up) @ mlp.down_proj.weight.T
-    found.logits = rms_norm(x, hf.model.norm) @ hf.lm_head.weight.T  # type: ignore[union-attr]
+    found.logits = rms_norm(x, hf.model.norm) @ hf.lm_head.weight.T
     return found
 
 
@@ -124,15 +125,15 @@ def put(value: Tensor, head: int, positions: Sequence[int] | slice = slice(None)
     return change
 
 
-def path_by_hand(hf: nn.Module, sender: tuple[int, int], port: str, layer: int, head: int) -> float:
+def path_by_hand(hf: Any, sender: tuple[int, int], port: str, layer: int, head: int) -> float:
     """The logit difference with one head's direct path into one later key or value patched."""
     base, source = by_hand(hf, BASE), by_hand(hf, SOURCE)
-    own, out = sender[1], hf.model.layers[sender[0]].self_attn.o_proj.weight  # type: ignore
+    own, out = sender[1], hf.model.layers[sender[0]].self_attn.o_proj.weight
     moved = torch.zeros_like(base.z[sender[0]])
     moved[:, own] = (source.z[sender[0]] - base.z[sender[0]])[:, own]
     with torch.no_grad():
         stream = base.stream[layer] + moved.flatten(1) @ out.T
-        block, kind = hf.model.layers[layer], port.removesuffix("_each")  # type: ignore
+        block, kind = hf.model.layers[layer], port.removesuffix("_each")
         new = raw(block, stream, kind)
         new = rotated(new) if port == "k_each" else new
     entry = head if port.endswith("_each") else GROUP[head]

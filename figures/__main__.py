@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import tyro
 
+from figures import benchmarks
 from interp.errors import InputError, InterpError
 from interp.results import Store
 
@@ -41,7 +43,27 @@ def redraw(
         stem = "-".join(run.relative_to(records).parts) or run.name
         for name, drawn in figures_of(Store.open(run)):
             written += write(drawn, out, f"{stem}-{name}")
-    return written
+    return written + redraw_benchmarks(records / benchmarks.RECORD, out)
+
+
+def redraw_benchmarks(record: Path, out: Path) -> list[Path]:
+    """Draw the benchmark rows of a JSONL file; where it is missing, say so and draw nothing.
+
+    Raises:
+        InputError: a line is no JSON, or the rows cannot be drawn.
+    """
+    if not record.exists():
+        print(
+            f"No figure of the benchmarks: {record} is missing; python -m experiments.benchmarks "
+            "--json writes its lines.",
+            file=sys.stderr,
+        )
+        return []
+    try:
+        rows = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(f"{record} is not JSONL: {error}.") from error
+    return write(benchmarks.figure(rows), out, "benchmarks")
 
 
 def figures_of(store: Store) -> Iterator[tuple[str, go.Figure]]:

@@ -25,13 +25,11 @@ from experiments.claims.core import Claim, Measured
 from interp.errors import InputError, nearest
 
 CLAIMS = {
-    claim.name: claim
-    for part in (engines, interventions, costs, thinking)
-    for claim in part.CLAIMS
+    claim.name: claim for part in (engines, interventions, costs, thinking) for claim in part.CLAIMS
 }
 CHEAP = (
     "engines-agree", "positions", "no-leaks", "path-exact", "planted-circuit", "gqa",
-    "attribution-complete", "tts-planted", "resume-after-kill",
+    "tts-planted", "resume-after-kill",
 )  # fmt: skip
 """Claims measured in the tests too."""
 

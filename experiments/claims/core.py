@@ -39,5 +39,3 @@ def gap(one: torch.Tensor, other: torch.Tensor) -> float:
     if bool((one.isnan() != other.isnan()).any()):
         return float("inf")
     return float((one - other).nan_to_num().abs().max())
-
-

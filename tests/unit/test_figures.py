@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from figures.__main__ import main, redraw
+from figures import benchmarks
+from figures.__main__ import main, redraw, redraw_benchmarks
 from figures.tts_distribution import figure
 from interp.errors import InputError
 from interp.results import Manifest, Store, cell_key, report_stats
+from tests.strategies import says
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,3 +146,81 @@ def test_the_place_of_the_score_stands_beside_the_place_of_the_null():
     share = sum(r["null_tts"] for r in late) / sum(r["null_tts"] or 0.0 for r in rows)
     said = f"The null rewrite's own score: {share:.0%} in the last third."
     assert place.detail.endswith(said)
+
+
+# ---------------------------------------------------------------- benchmarks
+
+
+def timing(system: str, seconds: float | None, **more) -> dict:
+    row = {"task": "patch-grid", "system": system, "version": "", "device": "cpu, 1 thread"}
+    row |= {"seconds": seconds, "low": None, "high": None, "repeats": 3, "share": 1.0, "ratios": {}}
+    if seconds is not None:
+        row |= {"low": seconds - 0.5, "high": seconds + 1.0, "ratios": {"ours": seconds / 2}}
+    return row | {"difference": None, "effect": 9.0, "note": ""} | more
+
+
+TIMINGS = [
+    timing("ours", 2.0, difference=1e-5),
+    timing("raw", 12.0, share=0.1),
+    timing("transformer_lens", 18.0, version="4.3", difference=3e-5, share=0.005),
+    timing("pyvene", None, note="skipped: no module pyvene"),
+    timing("ours", 1.0, task="patch-late"),
+    timing("raw", 30.0, task="patch-late"),
+]
+
+
+def test_the_bars_are_the_seconds_of_the_rows_task_by_task():
+    first, second = benchmarks.figure(TIMINGS).data
+    assert list(first.x) == [2.0, 12.0, 18.0, None]
+    assert list(first.y) == ["ours", "raw", "transformer_lens 4.3", "pyvene"]
+    assert list(second.x) == [1.0, 30.0]
+    assert list(first.error_x.array) == [1.0, 1.0, 1.0, 0]
+    assert list(first.error_x.arrayminus) == [0.5, 0.5, 0.5, 0]
+    assert list(first.marker.color) == [benchmarks.OURS] + 3 * [benchmarks.OTHERS]
+
+
+def test_a_bar_says_its_ratio_its_share_and_its_difference():
+    first, second = benchmarks.figure(TIMINGS).data
+    assert list(first.text) == [
+        "2 s, numbers differ by 1e-05",
+        "12 s, 6.0x ours, timed on 10% of the work",
+        "18 s, 9.0x ours, timed on 0.5% of the work, numbers differ by 3e-05",
+        "skipped: no module pyvene",
+    ]
+    assert second.text[1] == "30 s, 15.0x ours"
+
+
+def test_the_title_is_the_finding_and_the_axis_has_the_unit():
+    layout = benchmarks.figure(TIMINGS).layout
+    assert layout.title.text == "TransformerLens takes 9x (patch-grid) of our time"
+    assert layout.xaxis2.title.text == "Seconds for the whole work (cpu, 1 thread)"
+    assert (layout.xaxis.type, layout.xaxis2.type) == ("log", "log")
+    assert [note.text for note in layout.annotations] == ["patch-grid", "patch-late"]
+    alone = benchmarks.figure([timing("ours", 2.0)])
+    assert alone.layout.title.text == "The same work, system by system"
+
+
+def test_rows_that_cannot_be_drawn_are_refused():
+    with says(InputError, "None of the 1 benchmark rows has a time, so there is no bar."):
+        benchmarks.figure([timing("raw", None)])
+    short = {key: value for key, value in timing("raw", 1.0).items() if key != "share"}
+    message = "Row 2 of the benchmarks lacks share: write it with python -m experiments.benchmarks --json."
+    with says(InputError, message):
+        benchmarks.figure([timing("ours", 1.0), short])
+
+
+def test_a_record_is_drawn_the_same_twice_and_a_missing_one_is_said(tmp_path, capsys):
+    record = tmp_path / "benchmarks.jsonl"
+    assert redraw_benchmarks(record, tmp_path) == []
+    said = capsys.readouterr().err
+    assert said.startswith(f"No figure of the benchmarks: {record} is missing; ")
+    record.write_text("".join(json.dumps(row) + "\n" for row in TIMINGS))
+    paths = redraw_benchmarks(record, tmp_path)
+    first = [path.read_bytes() for path in paths]
+    assert [path.name for path in paths] == ["benchmarks.html", "benchmarks.json"]
+    assert redraw_benchmarks(record, tmp_path) == paths
+    assert [path.read_bytes() for path in paths] == first
+    assert json.loads(first[1])["data"][1]["y"] == ["ours", "raw"]
+    record.write_text("no json\n")
+    with pytest.raises(InputError, match=r"benchmarks\.jsonl is not JSONL: "):
+        redraw_benchmarks(record, tmp_path)
