@@ -125,20 +125,19 @@ def put(value: Tensor, head: int, positions: Sequence[int] | slice = slice(None)
     return change
 
 
-def path_by_hand(hf: Any, sender: tuple[int, int], port: str, layer: int, head: int) -> float:
+def path_by_hand(
+    hf: Any, base: Pass, source: Pass, sender: tuple[int, int], port: str, to: tuple[int, int]
+) -> float:
     """The logit difference with one head's direct path into one later key or value patched."""
-    base, source = by_hand(hf, BASE), by_hand(hf, SOURCE)
-    own, out = sender[1], hf.model.layers[sender[0]].self_attn.o_proj.weight
-    moved = torch.zeros_like(base.z[sender[0]])
-    moved[:, own] = (source.z[sender[0]] - base.z[sender[0]])[:, own]
+    (early, own), (late, head) = sender, to
+    moved = torch.zeros_like(base.z[early])
+    moved[:, own] = (source.z[early] - base.z[early])[:, own]
     with torch.no_grad():
-        stream = base.stream[layer] + moved.flatten(1) @ out.T
-        block, kind = hf.model.layers[layer], port.removesuffix("_each")
-        new = raw(block, stream, kind)
-        new = rotated(new) if port == "k_each" else new
-    entry = head if port.endswith("_each") else GROUP[head]
-    change = put(new[:, GROUP[head]], entry)
-    return difference(by_hand(hf, BASE, {(layer, port): change}).logits)
+        written = moved.flatten(1) @ hf.model.layers[early].self_attn.o_proj.weight.T
+        new = raw(hf.model.layers[late], base.stream[late] + written, port.removesuffix("_each"))
+    new = rotated(new) if port == "k_each" else new
+    change = put(new[:, GROUP[head]], head if port.endswith("_each") else GROUP[head])
+    return difference(by_hand(hf, BASE, {(late, port): change}).logits)
 
 
 def difference(logits: Float[Tensor, "pos d_vocab"]) -> float:
@@ -208,10 +207,11 @@ def _paths(model: Model, port: str) -> list[tuple[float, float]]:
     ]
     edges = [(Sender("head", *a), Receiver(kind, *b, virtual=virtual)) for a, b in ends]
     found = path_patch(model, [BASE], [SOURCE], edges, LogitDiff(CORRECT, WRONG), say=None)
-    base = difference(by_hand(model.hf, BASE).logits)
-    theirs = [path_by_hand(model.hf, a, port, *b) for a, b in ends]
+    base, other = (by_hand(model.hf, ids) for ids in (BASE, SOURCE))
+    theirs = [path_by_hand(model.hf, base, other, a, port, b) for a, b in ends]
     ours = found.values[:, 0].tolist()
-    return [(abs(x - y), abs(y - base)) for x, y in zip(ours, theirs, strict=True)]
+    plain = difference(base.logits)
+    return [(abs(x - y), abs(y - plain)) for x, y in zip(ours, theirs, strict=True)]
 
 
 def table(found: Sequence[Row]) -> Table:

@@ -1,4 +1,4 @@
-"""Times of this workbench and other tools for the same work, beside the difference of the numbers."""
+"""Times of this workbench and other tools for the same work, and whether the numbers agree."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ def figure(rows: Sequence[Row]) -> go.Figure:
     """
     _require(rows)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    drawn = make_subplots(
-        rows=len(tasks), cols=1, subplot_titles=tasks, vertical_spacing=_gap(tasks)
-    )
+    spacing = 0.3 / max(2, len(tasks))
+    drawn = make_subplots(len(tasks), 1, subplot_titles=tasks, vertical_spacing=spacing)
     for place, task in enumerate(tasks, start=1):
         here = [row for row in rows if row["task"] == task]
         drawn.add_trace(_bars(here), row=place, col=1)
@@ -70,8 +69,8 @@ def _bars(rows: Sequence[Row]) -> go.Bar:
 def _label(row: Row) -> str:
     """What is written on a bar.
 
-    >>> row = {"seconds": 24.0, "ratios": {"ours": 8.0}, "share": 0.25, "difference": 1e-5}
-    >>> _label(row)
+    >>> row = {"system": "raw", "seconds": 24.0, "ratios": {"ours": 8.0}, "share": 0.25}
+    >>> _label({**row, "difference": 1e-5})
     '24 s, 8.0x ours, timed on 25% of the work, numbers differ by 1e-05'
     """
     if row["seconds"] is None:
@@ -98,11 +97,6 @@ def _title(rows: Sequence[Row], tasks: Sequence[str]) -> str:
     if not found:
         return "The same work, system by system"
     return f"TransformerLens takes {', '.join(found)} of our time"
-
-
-def _gap(tasks: Sequence[str]) -> float:
-    """Space between panels, as a share of the height."""
-    return 0.3 / max(2, len(tasks))
 
 
 FIELDS = ("task", "system", "version", "device", "seconds", "low", "high", "share", "ratios")

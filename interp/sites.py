@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from interp.errors import PositionError, SiteError, nearest
 
@@ -138,7 +138,7 @@ class New:
 
     indices: tuple[int, ...]
 
-    def __init__(self, *indices: int) -> None:
+    def __init__(self, *indices: Any) -> None:
         object.__setattr__(self, "indices", _indices(indices))
 
     def __repr__(self) -> str:
@@ -149,7 +149,8 @@ class New:
 class Each:
     """Positions for each prompt of the batch apart: `Each(((3,), (5, 6)))`."""
 
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: Any
+    """One tuple of positions a prompt."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompts, Iterable) or isinstance(self.prompts, str):

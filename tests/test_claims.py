@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import claims
+from experiments import claims, gqa
+from experiments.benchmarks.measure import Row
+from experiments.benchmarks.work import Setting
+from experiments.claims import costs
+from experiments.claims.thinking import not_as
 from interp.errors import InputError
 from tests.strategies import says
 
@@ -99,4 +103,58 @@ def test_one_failed_claim_fails_the_command(capsys, monkeypatch, holds, status):
      (0.04, 0, False), (-0.04, 0, False), (0.06, 0, True), (-0.06, 0, True)],
 )  # fmt: skip
 def test_a_leg_is_as_planted_or_not(value, sign, wrong):
-    assert claims.not_as(value, sign) is wrong
+    assert not_as(value, sign) is wrong
+
+
+# ---------------------------------------------------------------- time
+
+
+def timing(system: str, seconds: float | None, **more) -> Row:
+    ratios = {} if seconds is None else {"ours": seconds / 2}
+    return Row("patch-grid", system, seconds=seconds, **{"ratios": ratios, **more})
+
+
+def three(lens: float, difference: float = 1e-5) -> dict[str, Row]:
+    rows = [timing("ours", 2.0, difference=difference, effect=9.0), timing("raw", 12.0, share=0.1)]
+    return {row.system: row for row in (*rows, timing("transformer_lens", lens, version="4.3"))}
+
+
+def test_a_speed_is_a_ratio_beside_the_difference_of_the_numbers():
+    found = costs.faster_text(three(18.0), 8.0)
+    assert found.holds
+    assert found.text == (
+        "9.0x less CPU time than TransformerLens 4.3 and 6.0x less than a loop of plain hooks (2 s "
+        "against 18 s and 12 s, raw timed on 0.1 of it and scaled; one thread); numbers differ by "
+        "1e-05 from plain hooks of a span of 9"
+    )
+    assert [row["CPU s"] for row in found.table] == [2.0, 12.0, 18.0]
+    assert not costs.faster_text(three(15.9), 8.0).holds
+    assert not costs.faster_text(three(18.0, difference=1e-3), 8.0).holds
+
+
+def test_a_rival_that_is_not_there_is_no_claim_that_holds():
+    rows = three(18.0)
+    rows["transformer_lens"] = timing("transformer_lens", None, note="skipped: no module x")
+    found = costs.faster_text(rows, 8.0)
+    assert (found.text, found.holds) == ("skipped: no module x", False)
+
+
+def test_the_sampled_paths_are_those_of_plain_hooks():
+    quick = Setting(quick=True)
+    rows = costs.bench(
+        "path-all", ("ours", "raw"), setting=quick, change=costs.sampled, repeats=1
+    )  # fmt: skip
+    assert rows["ours"].share == 1 / 4  # one of four heads of each layer
+    assert rows["ours"].difference is not None and rows["ours"].effect is not None
+    assert rows["ours"].difference < 1e-5 < 0.01 < rows["ours"].effect
+
+
+# ---------------------------------------------------------------- keys and values of a head
+
+
+def test_the_llama_by_hand_would_see_another_group(monkeypatch):
+    """Heads 1 and 2 exchanged: every shared edit and path is then another one."""
+    monkeypatch.setattr(gqa, "ENGINES", ("torch",))
+    monkeypatch.setattr(gqa, "GROUP", (0, 1, 0, 1))
+    wrong = gqa.rows()
+    assert len(wrong) == 8 and min(row.difference for row in wrong) > 1e-4

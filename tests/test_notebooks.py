@@ -26,12 +26,14 @@ from interp.models import registry
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
-FIRST = NOTEBOOKS / "01_first_interventions.ipynb"
+FIRST, SECOND = (
+    NOTEBOOKS / f"{name}.ipynb" for name in ("01_first_interventions", "02_find_a_circuit")
+)
 SMOLLM2, TINY = "smollm2-135m", "tiny-llama"
 PLOTLY = "application/vnd.plotly.v1+json"
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 
-Execute = Callable[[str], nbformat.NotebookNode]
+Execute = Callable[..., nbformat.NotebookNode]
 
 
 def cells(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
@@ -70,7 +72,7 @@ def steps_table(text: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def execute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Execute:
-    """`execute(name)`: the first notebook with its outputs, run on that model."""
+    """`execute({old: new}, path)`: a notebook with its outputs, run with other settings."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
@@ -79,12 +81,12 @@ def execute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Execute:
     if "in the cache" not in registry.availability(SMOLLM2):
         monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
 
-    def run(name: str) -> nbformat.NotebookNode:
-        notebook = nbformat.read(FIRST, as_version=4)
-        setting = f'NAME = "{SMOLLM2}"'
-        assert sum(cell.source.count(setting) for cell in notebook.cells) == 1
-        for cell in notebook.cells:
-            cell.source = cell.source.replace(setting, f'NAME = "{name}"')
+    def run(settings: dict[str, str], path: Path = FIRST) -> nbformat.NotebookNode:
+        notebook = nbformat.read(path, as_version=4)
+        for old, new in settings.items():
+            assert sum(cell.source.count(old) for cell in notebook.cells) == 1
+            for cell in notebook.cells:
+                cell.source = cell.source.replace(old, new)
         # Without folders to look in, `python3` is the kernel of this very interpreter.
         specs = KernelSpecManager(kernel_dirs=[])
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
@@ -133,13 +135,13 @@ def test_every_notebook_has_a_script():
 
 
 def test_the_first_notebook_runs_on_the_model_that_stands_in(execute):
-    notebook = execute(TINY)
+    notebook = execute({f'NAME = "{SMOLLM2}"': f'NAME = "{TINY}"'})
     check_outputs(notebook)
     assert f"<{TINY}, engine torch" in printed(notebook)
 
 
 def test_the_first_notebook_runs_on_smollm2_and_its_remarks_hold(execute):
-    notebook = execute(SMOLLM2)
+    notebook = execute({})
     check_outputs(notebook)
     text = printed(notebook)
     if not registry.availability(SMOLLM2).startswith("yes"):
@@ -160,3 +162,55 @@ def test_the_first_notebook_runs_on_smollm2_and_its_remarks_hold(execute):
         assert min(product["nec"], product["suf"]) > 0.3 > 5 * product["null_tts"]
         assert repeated["nec"] < product["nec"] and repeated["suf"] > product["suf"]
         assert [product["mentions_answer"], repeated["mentions_answer"]] == ["True"] * 2
+
+
+def after(text: str, start: str, n: int = 1) -> list[float]:
+    """Return the n numbers that come next after a piece of text that occurs once."""
+    assert text.count(start) == 1, f"{start!r} occurs {text.count(start)} times."
+    found = re.findall(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?", text.split(start)[1])
+    return [float(each) for each in found[:n]]
+
+
+def figure_types(notebook: nbformat.NotebookNode) -> list[str]:
+    figures = [each.data[PLOTLY] for each in outputs(notebook) if PLOTLY in each.get("data", {})]
+    return [figure["data"][0]["type"] for figure in figures]
+
+
+def check_induction(text: str) -> None:
+    """Assert the remarks on the small trained model, to the figures that they give."""
+    previous, induction = (
+        dict(re.findall(r"(\d\.h\d) ([\d.]+)", line))
+        for line in re.findall(r"(?:previous|induction): null .*", text)
+    )
+    assert max(previous, key=lambda head: float(previous[head])) == "0.h2"
+    assert [induction[f"1.h{head}"] > induction[f"0.h{head}"] for head in range(4)] == [True] * 4
+    (alone,) = re.findall(r"^0\.h2: +(\S+) nats", text, re.M)
+    assert float(alone) == pytest.approx(-16.57, abs=0.05)
+    gap, null = after(text, "all of the corrupted run:", 2)
+    assert gap == pytest.approx(-16.54, abs=0.05) and abs(null) < 1e-4
+    assert after(text, "0.h2 -> all four keys at once:")[0] == pytest.approx(-16.03, abs=0.05)
+    assert after(text, "or a value:")[0] < 0.4 and after(text, "-> anything:")[0] < 0.05
+    assert after(text, "last A -> B", 2)[1] == 0 and after(text, "last A -> D", 2)[1] == 100
+    assert after(text, "B -> A  ", 2)[1] < 10 and after(text, "B -> one before A", 2)[1] == 100
+    assert after(text, "1 of 4 cut:", 4)[2:] == [100, 100]
+    assert after(text, "4 of 4 cut:", 4)[2:] == [0, 0]
+    alone, together = re.findall(r"add up to (\S+); together (\S+) nats", text)[0]
+    assert float(together) < 2 * float(alone) < 0
+    predicted, measured = after(text, "input->a0.h3<v>:", 2)
+    assert predicted > 0.4 and abs(measured) < 0.01
+    sizes = {int(n): row for n, *row in re.findall(r"^ +(\d+) +(\S+) +(\S+) .*$", text, re.M)}
+    assert float(sizes[14][0]) == pytest.approx(0.977, abs=0.01) and abs(float(sizes[14][1])) < 0.01
+
+
+def test_the_second_notebook_runs_on_a_tiny_model_and_its_first_part_holds(execute):
+    settings = {f'MODEL = "{SMOLLM2}"': f'MODEL = "{TINY}"', "PAIRS = 12": "PAIRS = 4"}
+    notebook = execute(settings, SECOND)
+    assert all(cell.execution_count for cell in code_cells(notebook))
+    assert not [each for each in outputs(notebook) if each.output_type == "error"]
+    text = printed(notebook)
+    check_induction(text)
+    expected = [*["heatmap"] * 6, "scatter", "scatter", *["heatmap"] * 3, "bar"]
+    assert figure_types(notebook) == expected
+    assert after(text, "the logit difference moves by")[0] < 1e-4
+    assert after(text, "null, a run patched with itself:")[0] < 1e-4
+    assert "rows read back, equal to those written: True" in text

@@ -125,7 +125,7 @@ def edit_overhead() -> Measured:
 
 def steer_overhead() -> Measured:
     """What steering costs while text is written, over Hugging Face's own generation."""
-    rows = bench("steer-overhead", ("Hugging Face", "ours, no edit", "ours", "raw"), repeats=5)
+    rows = bench("steer-overhead", ("Hugging Face", "ours, no edit", "ours", "raw"))
     own = rows["ours"]
     share = own.ratios["Hugging Face"] - 1
     text = (

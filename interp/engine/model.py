@@ -25,7 +25,7 @@ from interp.errors import InputError, ModelError, PositionError, SiteError, near
 from interp.models import tokens
 from interp.models.addresses import AddressBook, Sizes
 from interp.models.tokens import Batch, Inputs, Side
-from interp.sites import Positions, Site, parse_positions, parse_sites
+from interp.sites import ATTENTION_MAPS, Positions, Site, parse_positions, parse_sites
 
 LogitsAt = Literal["all", "last"] | int | Sequence[int]
 """Which positions are unembedded: all, the last token of each prompt, or logical positions."""
@@ -64,6 +64,8 @@ class Run:
     def mean(self, site: str | Site, *, per_position: bool = False) -> Float[Tensor, "*rest"]:
         """Average a captured site over prompts and tokens, or over prompts at each position."""
         act = self.acts[str(site)]
+        if Site.parse(site).component in ATTENTION_MAPS:  # to an edit a query is an entry
+            act = act.transpose(1, 2)
         return act.nanmean(0) if per_position else act.flatten(0, 1).nanmean(0)
 
 

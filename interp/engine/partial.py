@@ -36,8 +36,10 @@ class Base:
     keys: tuple[Float[Tensor, "batch kv_head pos d_head"], ...]
     """The keys of each layer as the cache holds them: rotated."""
     values: tuple[Float[Tensor, "batch kv_head pos d_head"], ...]
-    tuples: Bool[Tensor, 2]
+    tuples: tuple[bool, bool]
     """Whether a block, and an attention module, returns a tuple."""
+    logits: Float[Tensor, "batch read d_vocab"] | None = None
+    """At the positions that were asked for."""
 
     @property
     def nbytes(self) -> int:
@@ -47,13 +49,13 @@ class Base:
 
 
 @torch.no_grad()
-def base_run(model: Model, inputs: Inputs) -> Base:
-    """Run prompts once and keep what partial runs start from."""
+def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | None = None) -> Base:
+    """Run prompts once and keep what partial runs start from, and the logits at `read`."""
     batch = model.tokens(inputs)
     layers = range(model.sizes.n_layers)
     resid: dict[int, Tensor] = {}
     attention: dict[int, Tensor] = {}
-    tuples = torch.zeros(2, dtype=torch.bool)
+    tuples = [False, False]
 
     def keep(store: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
         def tap(act: Tensor) -> None:
@@ -79,21 +81,26 @@ def base_run(model: Model, inputs: Inputs) -> Base:
             module = model.hf.get_submodule(model.book.blocks[layer]["attn"])
             stack.callback(module.register_forward_hook(watch(1, layer)).remove)
         stack.enter_context(hooked(model.hf, model.book, taps))
-        model.hf(
+        keep = 1 if read is None else read.unique()
+        out = model.hf(
             input_ids=batch.ids,
             attention_mask=batch.mask,
             position_ids=batch.position_ids,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        )
+            logits_to_keep=keep,
+        ).logits
+    rows = torch.arange(len(batch.ids), device=out.device)[:, None]
     return Base(
         batch,
         tuple(resid[layer] for layer in range(len(layers) + 1)),
         tuple(attention[layer] for layer in layers),
         tuple(layer.keys for layer in cache.layers),  # type: ignore[misc]
         tuple(layer.values for layer in cache.layers),  # type: ignore[misc]
-        tuples,
+        (tuples[0], tuples[1]),
+        None
+        if read is None
+        else out[rows, torch.searchsorted(read.unique(), read.contiguous()).to(out.device)],
     )
 
 
@@ -111,7 +118,7 @@ def skipped(
     On any exit every module is as before.
     """
     blocks = [model.hf.get_submodule(block[""]) for block in model.book.blocks]
-    block_tuple, attention_tuple = base.tuples.tolist()
+    block_tuple, attention_tuple = base.tuples
     with ExitStack() as stack:
         for layer, block in enumerate(blocks[:start]):
             given = resid if layer == start - 1 else None

@@ -155,7 +155,8 @@ def costs(
             filled = len(row) if new else filled + len(row)
             most = max(most, filled)
             tokens += len(row)
-            spent += _end(price, row.start, row.stop, 1, n_layers - start, unembedded)
+            read = len(row) if after and start == n_layers - 1 else 1  # nothing is left out there
+            spent += _end(price, row.start, row.stop, read, n_layers - start, unembedded)
             spent -= after * _attention(price, row.start, row.stop)
     share = spent / (n_cells * plain)
     memory = int(per_token * most)

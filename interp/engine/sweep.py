@@ -143,6 +143,9 @@ def sweep(
     spent = Spent(forwards, tokens, job.plan.share, job.halvings, seconds)
     if say:
         say(str(spent))
+        strange = int((~values.isfinite()).sum())
+        if strange:
+            say(f"{strange} values are not finite: the metric read what it does not name.")
     by_cell: list[list[EditReceipt]] = [[] for _ in job.cells]
     receipt = job.session.receipt()
     for bound, proof in zip(job.session.edits, receipt.edits, strict=True):
@@ -164,6 +167,8 @@ class _Job:
     session: Session
     source: Float[Tensor, " prompt"] | None
     plan: Plan
+    start: Base | None
+    """The base run, where its parts are reused."""
     rows: dict[Start, list[Row]] = field(default_factory=dict)
     """For each start the ends to compute, longest prompts' first."""
     base_logits: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -204,12 +209,31 @@ def _prepare(
     unembedded = 1.0 if tokens is None else len(tokens) / model.sizes.d_vocab
     lengths = batch.lengths.tolist()
     plan = costs(model, len(bound), lengths, rows, reason, memory_gib, chunk, unembedded)
-    plain = model.run(ids, logits=logits)
-    values = metric(plain.logits, torch.arange(len(ids)))
-    stacked = plain.logits[:, None] if plain.logits.ndim == 2 else plain.logits
+    started = None if reason else base_run(model, ids, read)
+    plain = started.logits if started else model.run(ids, logits=logits).logits
+    assert plain is not None
+    stacked = plain[:, None] if plain.ndim == 2 else plain
+    values = metric(_given(stacked, logits), torch.arange(len(ids)))
     return _Job(
-        model, ids, bound, metric, logits, read, session, source_values, plan, rows, stacked, values
+        model,
+        ids,
+        bound,
+        metric,
+        logits,
+        read,
+        session,
+        source_values,
+        plan,
+        started,
+        rows,
+        stacked,
+        values,
     )
+
+
+def _given(logits: Float[Tensor, "n *read d_vocab"], at: LogitsAt) -> Tensor:
+    """What a metric is given: one position has no axis for it."""
+    return logits[:, 0] if logits.ndim == 3 and (at == "last" or isinstance(at, int)) else logits
 
 
 def _why_exact(model: Model, exact: bool) -> str:
@@ -257,18 +281,23 @@ def _run_source(
     model.check_sites(sites)
     if isinstance(source, Run):
         run, values = source, None
+        _require_lengths([len(row) for row in run.ids], ids)
     else:
         given = model.tokens(source)
-        if given.lengths.tolist() != [len(row) for row in ids]:
-            raise InputError(
-                f"The source prompts have {given.lengths.tolist()} tokens and the base prompts "
-                f"{[len(row) for row in ids]}: patching by position needs as many in each pair."
-            )
+        _require_lengths(given.lengths.tolist(), ids)
         run = model.run(source, capture=sites, logits=logits)
-        values = metric(run.logits, torch.arange(len(ids)))
+        values = metric(_given(run.logits, logits), torch.arange(len(ids)))
     for site in sites:
         run.acts[str(site)]  # a source run without it says so
     return run, values
+
+
+def _require_lengths(source: list[int], base: list[list[int]]) -> None:
+    if source != [len(row) for row in base]:
+        raise InputError(
+            f"The source prompts have {source} tokens and the base prompts "
+            f"{[len(row) for row in base]}: patching by position needs as many in each pair."
+        )
 
 
 def _several(cell: Cell) -> Sequence[Edit | At]:
@@ -310,7 +339,7 @@ def _exact(job: _Job, progress: Progress) -> tuple[Float[Tensor, "cell prompt"],
     n, values = len(job.inputs), []
     for cell, edits in enumerate(job.cells):
         run = job.model.run(job.inputs, edits=edits, logits=job.logits)
-        values.append(job.metric(run.logits, torch.arange(n)))
+        values.append(job.metric(_given(run.logits, job.logits), torch.arange(n)))
         own = job.session.of_cells([cell])
         for bound, proof in zip(own, run.receipt.edits, strict=True):
             bound.take(proof)
@@ -322,7 +351,8 @@ def _exact(job: _Job, progress: Progress) -> tuple[Float[Tensor, "cell prompt"],
 def _reused(job: _Job, progress: Progress) -> tuple[Float[Tensor, "cell prompt"], int, int]:
     """Only the ends, packed; halve the batch when memory runs out."""
     values = job.base_values.expand(len(job.cells), -1).clone()
-    base = base_run(job.model, job.inputs)
+    base = job.start
+    assert base is not None
     mask_maker = masks.Masks(job.model)
     size, forwards, tokens = job.plan.chunk, 1, sum(map(len, job.inputs))
     total, scored = sum(map(len, job.rows.values())), 0
@@ -415,5 +445,4 @@ def _score(job: _Job, rows: list[Row], logits: Tensor, values: Tensor) -> None:
     read = job.read[prompts].to("cpu")
     computed = read >= torch.tensor([row.start for row in rows])[:, None]
     whole[computed] = logits[: int(computed.sum())]
-    one = job.logits == "last" or isinstance(job.logits, int)
-    values[cells, prompts] = job.metric(whole[:, 0] if one else whole, prompts)
+    values[cells, prompts] = job.metric(_given(whole, job.logits), prompts)

@@ -64,7 +64,7 @@ class Sizes:
 
 def _windows(config: Any) -> tuple[int | None, ...]:
     window, n_layers = getattr(config, "sliding_window", None), config.num_hidden_layers
-    kinds = tuple(getattr(config, "layer_types", None) or ())
+    kinds: tuple[str, ...] = tuple(getattr(config, "layer_types", None) or ())
     if not kinds:
         return (window,) * n_layers
     return tuple(window if "sliding" in kind else None for kind in kinds)

@@ -204,7 +204,10 @@ def test_rows_that_cannot_be_drawn_are_refused():
     with says(InputError, "None of the 1 benchmark rows has a time, so there is no bar."):
         benchmarks.figure([timing("raw", None)])
     short = {key: value for key, value in timing("raw", 1.0).items() if key != "share"}
-    message = "Row 2 of the benchmarks lacks share: write it with python -m experiments.benchmarks --json."
+    message = (
+        "Row 2 of the benchmarks lacks share: write it with python -m experiments.benchmarks "
+        "--json."
+    )
     with says(InputError, message):
         benchmarks.figure([timing("ours", 1.0), short])
 

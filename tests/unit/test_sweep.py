@@ -226,9 +226,9 @@ def counted(name: str = MODEL) -> Iterator[Counter]:
 
 @pytest.mark.parametrize("name", [MODEL, "tiny-llama"])
 def test_skipped_blocks_are_really_not_run(name):
-    """Base and plain run read 2 x 8 columns; then each block only the ends that reach it."""
+    """The base run reads 8 columns; then each block only the ends that reach it."""
     assert tiny(name).sites  # the address book is read
-    base = 2 * 8
+    base = 8
     cells = {
         "2.mlp_out": (0, 0, 2),
         "1.resid_post": (0, 0, 2),
@@ -248,10 +248,10 @@ def test_only_the_positions_from_the_edit_on_are_run():
     for at, n in ((0, 4 + 3), (1, 3 + 2), (2, 2 + 1)):
         with counted() as seen:
             run([ZeroAblate("1.mlp_out", positions=at)])
-        assert (seen[0], seen[1]) == (16, 16 + n)
+        assert (seen[0], seen[1]) == (8, 8 + n)
     with counted() as seen:  # up to the last position that is read, and to the edit at least
         run([ZeroAblate("1.mlp_out", positions=(0,))], logits=(1, 0), metric=first_of_several)
-    assert seen[1] == 16 + 2 + 2
+    assert seen[1] == 8 + 2 + 2
 
 
 @pytest.mark.parametrize("name", [MODEL, "tiny-llama"])
@@ -262,7 +262,7 @@ def test_the_last_block_computes_only_what_is_read_or_tapped(name):
     for site in ("2.attn.v", "2.attn.z", "2.attn_out", "2.resid_mid", "2.mlp.post", "2.resid_post"):
         with counted(name) as seen:
             run([Scale(site, factor=0.5, positions=0)], name=name)
-        seen_in_last[site] = seen[2] - 16
+        seen_in_last[site] = seen[2] - 8
     assert seen_in_last == {
         "2.attn.v": 2,
         "2.attn.z": 2,
@@ -409,7 +409,7 @@ def test_a_forward_that_was_set_on_a_block_comes_back(monkeypatch):
     monkeypatch.setattr(skipped, "forward", mine)
     run([ZeroAblate("2.mlp_out")])
     assert skipped.__dict__["forward"] is mine
-    assert len(calls) == 2  # the base run and the plain run
+    assert len(calls) == 1  # the base run
     with pytest.raises(KeyboardInterrupt):
         run([Raises("2.mlp_out")])
     assert skipped.__dict__["forward"] is mine
@@ -574,7 +574,7 @@ def test_the_fixture_sees_a_forward_pass(passes):
     assert tiny(MODEL).sites
     del passes[:]
     run([ZERO])
-    assert len(passes) == 3  # plain, base and one packed pass
+    assert len(passes) == 2  # the base run and one packed pass
 
 
 def test_a_source_run_without_the_site_says_what_to_capture():
