@@ -601,9 +601,9 @@ def commanded(command: str, words: str) -> Found:
 
 
 def _usage(text: str) -> str:
-    """What the argument parser says is wrong, without its frame and its help.
+    r"""What the argument parser says is wrong, without its frame and its help.
 
-    >>> _usage("╭─ Error ─╮\n│ ──── │\\n│ Unrecognized options: --outt │\\n│ ──── │\\n│ more │")
+    >>> _usage("╭─ Error ─╮\n│ ──── │\n│ Unrecognized options: --outt │\n│ ──── │\n│ more │")
     'Unrecognized options: --outt'
     """
     plain = re.sub(r"[│╭╮╰╯]", " ", text.partition("\n")[2])

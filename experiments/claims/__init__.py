@@ -25,7 +25,7 @@ from experiments.claims.core import Claim, Measured
 from interp.errors import InputError, nearest
 
 CLAIMS = {
-    claim.name: claim for part in (engines, interventions, costs, thinking) for claim in part.CLAIMS
+    claim.name: claim for part in (engines, thinking, interventions, costs) for claim in part.CLAIMS
 }
 CHEAP = (
     "engines-agree", "positions", "no-leaks", "sweep-exact", "planted-circuit", "gqa",

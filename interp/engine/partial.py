@@ -81,14 +81,14 @@ def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | Non
             module = model.hf.get_submodule(model.book.blocks[layer]["attn"])
             stack.callback(module.register_forward_hook(watch(1, layer)).remove)
         stack.enter_context(hooked(model.hf, model.book, taps))
-        keep = 1 if read is None else read.unique()
+        columns = 1 if read is None else read.unique()
         out = model.hf(
             input_ids=batch.ids,
             attention_mask=batch.mask,
             position_ids=batch.position_ids,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=keep,
+            logits_to_keep=columns,
         ).logits
     rows = torch.arange(len(batch.ids), device=out.device)[:, None]
     return Base(

@@ -95,7 +95,7 @@ def model_under_judgement(name: str) -> Model:
         ((0, 1), lambda n: {0, 1}),
         (Each(((1, 3), (0,), (2,))), lambda n: None),
     ],
-    ids=str,
+    ids=["all", "prompt", "last", "new", "new 0 2", "new 0 1", "0 1", "each"],
 )
 def test_a_hook_written_by_hand_writes_the_same_text(name, positions, columns):
     model = model_under_judgement(name)
