@@ -120,7 +120,9 @@ class _KeyedEdit(AttentionEdit):
         named = self._named(where.rows, where.n_rows, pattern.shape[-1])
         return torch.where(named[:, None], pattern * self.factor_on_keys, pattern)
 
-    def check(self, due: Bool[Tensor, "batch limit"], window: int | None) -> None:
+    def check(
+        self, due: Bool[Tensor, "batch limit"], window: int | None, token: tuple[int, ...] | None
+    ) -> None:
         """Refuse keys that no named query of a prompt sees, and queries that see no others.
 
         Raises:
@@ -296,7 +298,9 @@ class ReplacePattern(AttentionEdit):
             case _:
                 return (2 * self._draws(where)).to(pattern)
 
-    def check(self, due: Bool[Tensor, "batch limit"], window: int | None) -> None:
+    def check(
+        self, due: Bool[Tensor, "batch limit"], window: int | None, token: tuple[int, ...] | None
+    ) -> None:
         """Refuse a source, or seeds, that do not cover the prompts and the queries `due`."""
         if self.source is not None:
             self._require_source(len(due), int(due.any(0).nonzero().max()))

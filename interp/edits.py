@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import EditError, PositionError
-from interp.sites import Site, parse_positions
+from interp.sites import ATTENTION_MAPS, Site, parse_positions
 
 Act = Float[Tensor, "n *rest"]
 """Selected entries of an activation: first axis (prompt, position) pairs, last axes the site's."""
@@ -78,12 +78,18 @@ class Edit(ABC):
                 "with heads such as attn.z."
             )
 
-    def check(self, due: Bool[Tensor, "batch pos"], window: int | None) -> None:  # noqa: B027
-        """Refuse what cannot act on these tokens, before the model runs; by default nothing.
+    def check(
+        self, due: Bool[Tensor, "batch pos"], window: int | None, token: tuple[int, ...] | None
+    ) -> None:
+        """Refuse what cannot act on these tokens, before the model runs.
 
         `due` are the tokens that the edit names, `window` how many tokens back the layer's
-        attention sees.
+        attention sees, `token` the shape of one token's activation where it is known beforehand.
         """
+        if token is not None and self.units is not None and max(self.units) >= token[-1]:
+            raise EditError(
+                f"{self}: there is no unit {max(self.units)}; {self.site} has {token[-1]} units."
+            )
 
     @abstractmethod
     def new(self, act: Act, where: Where) -> Act:
@@ -138,6 +144,24 @@ class Patch(Edit):
                 "give as many of each."
             )
 
+    def check(
+        self, due: Bool[Tensor, "batch pos"], window: int | None, token: tuple[int, ...] | None
+    ) -> None:
+        """Refuse a source of another shape, of other prompts, or without a token."""
+        super().check(due, window, token)
+        if len(self.source) != len(due):
+            raise EditError(self._other_prompts(len(due)))
+        source = self.source
+        if Site.parse(self.site).component in ATTENTION_MAPS and source.ndim == 4:
+            source = source.transpose(1, 2)  # as captured: [row, head, pos_q, pos_k]
+        _require_source(self, source, token, self._origin(due.any(0).nonzero()[:, 0]))
+
+    def _other_prompts(self, n_rows: int) -> str:
+        return (
+            f"{self}: the source holds {len(self.source)} prompts and the batch {n_rows}; expand "
+            "the source to one entry a prompt."
+        )
+
     def _origin(self, pos: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         if self.source_positions is None:
             return pos
@@ -147,10 +171,7 @@ class Patch(Edit):
     def new(self, act: Act, where: Where) -> Act:
         """Return the source's entries at the same prompts and positions."""
         if len(self.source) != where.n_rows:
-            raise EditError(
-                f"{self}: the source holds {len(self.source)} prompts and the batch "
-                f"{where.n_rows}; expand the source to one entry a prompt."
-            )
+            raise EditError(self._other_prompts(where.n_rows))
         return _from_source(self, self.source, where.rows, self._origin(where.pos), where).to(act)
 
 
@@ -202,6 +223,15 @@ class Swap(Patch):
                 )
         elif self.block is None:
             raise EditError(f"{self}: say which latents to swap, such as block=(0, 1).")
+
+    def check(
+        self, due: Bool[Tensor, "batch pos"], window: int | None, token: tuple[int, ...] | None
+    ) -> None:
+        """Refuse what `Patch` refuses, and a basis of another width."""
+        super().check(due, window, token)
+        width = None if token is None else token[-1] if self.units is None else len(self.units)
+        if self.basis is not None and width is not None and self.basis.shape[-1] != width:
+            raise EditError(_shape_message(self, "basis", self.basis.shape[-1:], [width]))
 
     def new(self, act: Act, where: Where) -> Act:
         """Return the activation with some coordinates from the source."""
@@ -385,6 +415,21 @@ def _require_orthonormal(edit: Edit, basis: Tensor) -> None:
         )
 
 
+def _require_source(
+    edit: Edit, source: Tensor, token: tuple[int, ...] | None, pos: Int[Tensor, " n"]
+) -> None:
+    """Refuse a source `[row, pos, ...]` of another shape a token, or without one of the tokens."""
+    if token is not None and source.shape[2:] != token:
+        name = "mean" if isinstance(edit, MeanAblate) else "source"
+        given = source[0] if name == "mean" else source[0, 0] if source.ndim > 1 else source
+        raise EditError(_shape_message(edit, name, given.shape, token))
+    if len(pos) and int(pos.max()) >= source.shape[1]:
+        raise PositionError(
+            f"{edit}: the source of {source.shape[1]} tokens has no token at position "
+            f"{int(pos.max())}; capture it from a prompt that is long enough."
+        )
+
+
 def _from_source(
     edit: Edit, source: Tensor, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"], where: Where
 ) -> Tensor:
@@ -394,15 +439,7 @@ def _from_source(
     """
     if where.keys is not None and source.ndim == 4:
         source = source.transpose(1, 2)
-    if source.shape[2:] != where.token:
-        name = "mean" if isinstance(edit, MeanAblate) else "source"
-        given = source[0] if name == "mean" else source[0, 0] if source.ndim > 1 else source
-        raise EditError(_shape_message(edit, name, given.shape, where.token))
-    if len(pos) and int(pos.max()) >= source.shape[1]:
-        raise PositionError(
-            f"{edit}: the source of {source.shape[1]} tokens has no token at position "
-            f"{int(pos.max())}; capture it from a prompt that is long enough."
-        )
+    _require_source(edit, source, where.token, pos)
     value = source[rows.to(source.device), pos.to(source.device)]
     if where.keys is not None:
         value = torch.where(where.keys[:, None].to(value.device), value, 0.0)

@@ -72,6 +72,11 @@ class LogitDiff:
         """The tokens whose logits it reads."""
         return sorted({*_ids(self.correct), *_ids(self.wrong)})
 
+    def check(self, n_prompts: int) -> None:
+        """Refuse tokens for more or fewer prompts than there are."""
+        _require_one_each("LogitDiff", "correct", self.correct, n_prompts)
+        _require_one_each("LogitDiff", "wrong", self.wrong, n_prompts)
+
     def __call__(
         self, logits: Float[Tensor, "n d_vocab"], rows: Int[Tensor, " n"]
     ) -> Float[Tensor, " n"]:
@@ -89,6 +94,10 @@ class LogProb:
 
     token: Tokens
 
+    def check(self, n_prompts: int) -> None:
+        """Refuse tokens for more or fewer prompts than there are."""
+        _require_one_each("LogProb", "token", self.token, n_prompts)
+
     def __call__(
         self, logits: Float[Tensor, "n d_vocab"], rows: Int[Tensor, " n"]
     ) -> Float[Tensor, " n"]:
@@ -102,6 +111,10 @@ class Probability:
     """The probability of a token, 0 to 1."""
 
     token: Tokens
+
+    def check(self, n_prompts: int) -> None:
+        """Refuse tokens for more or fewer prompts than there are."""
+        _require_one_each("Probability", "token", self.token, n_prompts)
 
     def __call__(
         self, logits: Float[Tensor, "n d_vocab"], rows: Int[Tensor, " n"]
@@ -119,6 +132,10 @@ class Rank:
     """
 
     token: Tokens
+
+    def check(self, n_prompts: int) -> None:
+        """Refuse tokens for more or fewer prompts than there are."""
+        _require_one_each("Rank", "token", self.token, n_prompts)
 
     def __call__(
         self, logits: Float[Tensor, "n d_vocab"], rows: Int[Tensor, " n"]
@@ -157,6 +174,16 @@ def reads(metric: Metric) -> list[int] | None:
     """
     told = getattr(metric, "reads", None)
     return None if told is None else list(told())
+
+
+def _require_one_each(metric: str, name: str, tokens: Tokens, n_prompts: int) -> None:
+    if not isinstance(tokens, int) and len(tokens) != n_prompts:
+        many = "prompt" if n_prompts == 1 else "prompts"
+        kind = "tokens" if name == "token" else f"{name} tokens"
+        raise InputError(
+            f"{metric} names {len(tokens)} {kind} for {n_prompts} {many}: give one a prompt, or "
+            "one for all."
+        )
 
 
 def _ids(tokens: Tokens) -> Sequence[int]:

@@ -46,8 +46,10 @@ def read_pairs(path: Path) -> list[PairRow]:
     lines = read_lines(path, "prompt pairs")
     rows = [_pair_row(line, number) for number, line in enumerate(lines, start=1)]
     if all(row.pair is None for row in rows):
+        first = str(rows[0].reason)
+        first += "" if first.endswith((".", "?")) else "."
         raise InputError(
-            f"{path} holds no prompt pair; line 1: {rows[0].reason}. Each line must be a JSON "
+            f"{path} holds no prompt pair; line 1: {first} Each line must be a JSON "
             'object such as {"clean": "...", "corrupted": "...", "correct": " A", "wrong": " B"}.'
         )
     return rows
@@ -65,7 +67,10 @@ def _pair_row(line: str, number: int) -> PairRow:
     for field in FIELDS:
         if not isinstance(data.get(field), str) or not data[field]:
             hint = nearest(field, data.keys() - set(FIELDS))
-            return PairRow(name, reason=f"no text in the field {field!r}.{hint}")
+            return PairRow(
+                name,
+                reason=f"no text in the field {field!r}{hint and '.' + hint.removesuffix('?')}",
+            )
     return PairRow(name, PromptPair(*(data[field] for field in FIELDS)))
 
 

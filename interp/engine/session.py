@@ -131,7 +131,8 @@ class Session:
             self.host.check_sites([site])
             _require_heads(edit, self.host.sizes)
             due = self._due(edit)
-            edit.check(due, None if site.layer is None else self.host.sizes.window(site.layer))
+            window = None if site.layer is None else self.host.sizes.window(site.layer)
+            edit.check(due, window, self.host.sizes.token_shape(site))
             self.edits.append(BoundEdit(edit, cell, due, torch.zeros_like(due)))
             self.by_cell.setdefault(cell, []).append(self.edits[-1])
         for site, positions in capture.items():

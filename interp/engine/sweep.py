@@ -15,14 +15,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.edits import Edit, Patch
+from interp.edits import Edit, Patch, Scale
 from interp.engine import masks
 from interp.engine.hooks import hooked
 from interp.engine.model import LogitsAt, Model, Run
@@ -43,7 +43,7 @@ from interp.engine.session import Session, Tap
 from interp.engine.tree import out_of_memory
 from interp.errors import InputError
 from interp.metrics import Metric, reads
-from interp.models.tokens import Inputs
+from interp.models.tokens import Batch, Inputs
 from interp.sites import Site
 
 Say = Callable[[str], None]
@@ -59,6 +59,19 @@ class At:
     positions: Any = "all"
     heads: Any = None
     units: Any = None
+
+    def __str__(self) -> str:
+        parts = [str(self.site)]
+        for name in ("heads", "positions", "units"):
+            value = getattr(self, name)
+            if value is not None and value != "all":
+                parts.append(f"{name}={value}")
+        return " ".join(parts)
+
+    def named(self) -> Named:
+        """An edit of the same place, to check it with."""
+        where = {"positions": self.positions, "heads": self.heads, "units": self.units}
+        return Named(self.site, **where, name=str(self))
 
 
 Cell = Edit | At | Sequence[Edit | At]
@@ -188,11 +201,8 @@ def _prepare(
     chunk: int,
 ) -> _Job:
     """Check everything, then run the base and the source once."""
-    if not len(cells):
-        raise InputError("A sweep needs at least one cell: an edit, or a place to patch.")
-    if not memory_gib > 0 or chunk < 1:
-        raise InputError(f"memory_gib={memory_gib}, chunk={chunk}: give positive numbers.")
     batch = model.tokens(base)
+    check_cells(model, batch, cells, memory_gib=memory_gib, chunk=chunk)
     ids = [row[: int(n)].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)]
     read = model.logit_positions(logits, batch)
     if read is None:
@@ -231,6 +241,38 @@ def _prepare(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Named(Scale):
+    """Stands for an edit that is not made yet, so that its place is checked; told by its name."""
+
+    _: KW_ONLY
+    factor: float = 1.0
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def check_cells(
+    model: Model, batch: Batch, cells: Sequence[Cell], *, memory_gib: float = 1.0, chunk: int = 1
+) -> Session:
+    """Refuse what a sweep over these prompts would refuse, before anything runs.
+
+    Raises:
+        InputError: no cells, or a setting that is not positive.
+        SiteError, EditError, PositionError: a place that the model or a prompt does not have.
+    """
+    if not len(cells):
+        raise InputError("A sweep needs at least one cell: an edit, or a place to patch.")
+    if not memory_gib > 0 or chunk < 1:
+        raise InputError(f"memory_gib={memory_gib}, chunk={chunk}: give positive numbers.")
+    session = Session(model, batch.lengths, batch.lengths)
+    for place, cell in enumerate(cells):
+        edits = [each.named() if isinstance(each, At) else each for each in _several(cell)]
+        session.add(edits, {}, cell=place)
+    return session
+
+
 def _given(logits: Float[Tensor, "n *read d_vocab"], at: LogitsAt) -> Tensor:
     """What a metric is given: one position has no axis for it."""
     return logits[:, 0] if logits.ndim == 3 and (at == "last" or isinstance(at, int)) else logits
@@ -250,8 +292,10 @@ def check_metric(
     """Ask a metric about zeros, so that a wrong one fails before the model runs.
 
     Raises:
-        InputError: it does not return one number a prompt.
+        InputError: it does not return one number a prompt, or names tokens for other prompts.
     """
+    if hasattr(metric, "check"):
+        metric.check(len(read))  # type: ignore[attr-defined]
     n, k = read.shape
     one = logits == "last" or isinstance(logits, int)
     shape = (n, model.sizes.d_vocab) if one else (n, k, model.sizes.d_vocab)

@@ -53,6 +53,21 @@ def choose(
     return Chosen(ids, pairs, tuple(marked))
 
 
+def require_layers(model: Model, layers: Sequence[int]) -> None:
+    """Refuse layers that the model does not have."""
+    outside = [layer for layer in layers if not 0 <= layer < model.sizes.n_layers]
+    if outside:
+        raise InputError(
+            f"--layers {outside[0]}: {model.name} has the layers 0 to {model.sizes.n_layers - 1}."
+        )
+
+
+def require_memory(memory_gib: float) -> None:
+    """Refuse a memory limit that is no limit."""
+    if not memory_gib > 0:
+        raise InputError(f"--memory-gib {memory_gib}: give a positive number of GiB.")
+
+
 def begin(model: Model, experiment: str, out: Path, settings: Any, chosen: Chosen) -> results.Store:
     """Make or resume the folder of a run on prompt pairs.
 

@@ -16,7 +16,7 @@ from interp.engine.model import Model
 from interp.engine.sweep import At
 from interp.errors import EditError, InputError
 from interp.jobs import runs
-from interp.jobs.pairs import Chosen, begin, choose
+from interp.jobs.pairs import Chosen, begin, choose, require_layers, require_memory
 from interp.jobs.tts import refuse_file
 from interp.patching.activation import METRICS, Direction, Patched, every, pairs_tokens, patch
 from interp.sites import QUERY_HEADED, Site
@@ -76,7 +76,9 @@ def run(
 ) -> Outcome:
     """Read or generate pairs, patch every component, and write records and report."""
     refuse_file(out)
+    require_memory(memory_gib)
     loaded = load(model, dtype=dtype, device=device)
+    require_layers(loaded, settings.layers)
     chosen = choose(
         loaded,
         input,

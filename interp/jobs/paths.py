@@ -14,12 +14,20 @@ from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError
 from interp.jobs import runs
-from interp.jobs.pairs import Chosen, begin, choose
+from interp.jobs.pairs import Chosen, begin, choose, require_memory
 from interp.jobs.tts import refuse_file
 from interp.metrics import LogitDiff
 from interp.patching.activation import Direction, pairs_tokens
 from interp.patching.effects import interval_fields, over_prompts
-from interp.patching.path import Edge, Paths, Receiver, Sender, all_edges, path_patch
+from interp.patching.path import (
+    Edge,
+    Paths,
+    Receiver,
+    Sender,
+    all_edges,
+    check_edges,
+    path_patch,
+)
 from interp.patching.path_nodes import is_parallel
 from interp.patching.path_record import Through
 
@@ -83,9 +91,11 @@ def run(
 ) -> Outcome:
     """Read or generate pairs, patch every path, and write records and report."""
     refuse_file(out)
+    require_memory(memory_gib)
     loaded = load(model, dtype=dtype, device=device)
     edges = edges_of(loaded, settings)
     chosen = choose(loaded, input, n=settings.pairs, seed=settings.seed)
+    check_edges(loaded, pairs_tokens(loaded, chosen.pairs)[0], edges)
     store = begin(loaded, "path", out, settings, chosen)
     identity = {"paths": [str(edge) for edge in edges], "settings": store.manifest.settings_hash}
     key = results.cell_key(identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,11 +15,12 @@ from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError
 from interp.jobs import runs
+from interp.jobs.pairs import require_layers
 from interp.jobs.tts import refuse_file
 from interp.metrics import LogitDiff
 from interp.patching.activation import one_token
 from interp.steering.directions import Direction, Method, fit
-from interp.steering.dose import Measure, Study, study
+from interp.steering.dose import FEWEST_TWINS, Measure, Study, study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,20 @@ class Settings:
             raise InputError(f"--method {self.method}: write one of {', '.join(get_args(Method))}.")
         if self.positions not in ("all", "last"):
             raise InputError(f"--positions {self.positions}: write all or last.")
-        if not self.doses or 0 in self.doses:
-            raise InputError("--doses: give doses other than 0; the dose 0 is always run as null.")
+        told = " ".join(f"{dose:g}" for dose in self.doses)
+        if not self.doses or 0 in self.doses or len(set(self.doses)) != len(self.doses):
+            raise InputError(
+                f"--doses {told}: give each dose once and leave out 0, which is always run as null."
+            )
+        if not all(map(isfinite, self.doses)):
+            raise InputError(f"--doses {told}: give finite numbers.")
+        if self.random < FEWEST_TWINS:
+            raise InputError(
+                f"--random {self.random}: a dose stands beside at least {FEWEST_TWINS} random "
+                "directions."
+            )
+        if self.max_damage is not None and not self.max_damage >= 0:
+            raise InputError(f"--max-damage {self.max_damage}: give nats a token from 0.")
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,9 @@ def run(
         moods(settings.texts, seed=settings.seed) if input is None else read_contrasts(input)
     )
     loaded = load(model, dtype=dtype, device=device)
+    require_layers(loaded, settings.layers)
+    for text in (*contrasts.toward, *contrasts.away):
+        one_token(loaded, text)
     store = runs.begin(
         loaded,
         experiment="steer",

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.errors import ModelError, SiteError, nearest
-from interp.sites import ATTENTION_MAPS, INSIDE_ATTENTION, LAYER_COMPONENTS, MODEL_COMPONENTS, Site
+from interp.sites import (
+    ATTENTION_MAPS,
+    INSIDE_ATTENTION,
+    KV_HEADED,
+    LAYER_COMPONENTS,
+    MODEL_COMPONENTS,
+    Site,
+)
 
 QkvLayout = Literal["thirds", "per_head"]
 """`thirds`: all queries, all keys, all values; `per_head`: the q, k and v of each head in turn."""
@@ -60,6 +67,22 @@ class Sizes:
     def window(self, layer: int) -> int | None:
         """How many tokens back a layer's attention sees, itself included; None for all."""
         return self.windows[layer] if self.windows else None
+
+    def token_shape(self, site: Site) -> tuple[int, ...] | None:
+        """The shape of one token's activation at a site, None where the sizes do not tell.
+
+        >>> Sizes(2, 4, 2, 8, 2, 50, 16).token_shape(Site.parse("1.attn.k"))
+        (2, 2)
+        """
+        name = site.component
+        if name in ATTENTION_MAPS or name in ("embed", "pos_embed") or name.startswith("mlp."):
+            return None
+        if name == "logits":
+            return (self.d_vocab,)
+        if site.headed:
+            heads = self.n_kv_heads if name in KV_HEADED else self.n_heads
+            return heads, self.d_model if name == "attn.result" else self.d_head
+        return (self.d_model,)
 
 
 def _windows(config: Any) -> tuple[int | None, ...]:

@@ -21,8 +21,8 @@ import torch
 
 from interp.edits import Edit, MeanAblate, Patch, ResampleAblate, ZeroAblate
 from interp.engine.model import Model
-from interp.engine.sweep import At, Say, sweep
-from interp.errors import InputError
+from interp.engine.sweep import At, Say, check_cells, sweep
+from interp.errors import InputError, PositionError
 from interp.metrics import KL, Metric
 from interp.models.tokens import Inputs
 from interp.patching.activation import place_name
@@ -93,8 +93,13 @@ def ablate(
         raise InputError(f"The ablation {kind!r} {need}.")
     if not places:
         raise InputError("places is empty: name at least one place, such as At('3.mlp_out').")
+    if steps < 1:
+        raise InputError(f"steps={steps}: search the optimal constant for at least 1.")
+    session = check_cells(model, model.tokens(prompts), places, memory_gib=memory_gib)
+    if reference is not None and (kind == "resample" or per_position):
+        last = max(int(bound.due.any(0).nonzero().max()) for bound in session.edits)
+        _require_reach(model, reference, last, all_of_them=kind == "resample")
     sites = list(dict.fromkeys(Site.parse(at.site) for at in places))
-    model.check_sites(sites)
     acts = {} if reference is None else model.run(reference.prompts, capture=sites).acts
     stand_in = _stand_ins(model, kind, reference, acts, per_position, seed, steps)
     first = min(sites, key=lambda site: site.order)
@@ -120,6 +125,18 @@ def ablate(
         plan=swept.plan,
         spent=swept.spent,
     )
+
+
+def _require_reach(model: Model, reference: Reference, last: int, *, all_of_them: bool) -> None:
+    """Refuse a reference set without a token at the last position that is ablated."""
+    lengths = model.tokens(reference.prompts).lengths
+    n = int(lengths.min() if all_of_them else lengths.max())
+    if last >= n:
+        which = "shortest" if all_of_them else "longest"
+        raise PositionError(
+            f"Position {last} is ablated, and the {which} prompt of the reference "
+            f"{reference.name!r} has {n} tokens: give longer ones, or name earlier positions."
+        )
 
 
 def _stand_ins(

@@ -22,7 +22,7 @@ from torch import Tensor
 from interp.data.pairs import PromptPair
 from interp.edits import Patch
 from interp.engine.model import Model
-from interp.engine.sweep import At, Say, sweep
+from interp.engine.sweep import At, Say, check_cells, sweep
 from interp.errors import InputError, nearest
 from interp.metrics import KL, LogitDiff, LogProb, Metric, Probability, Rank, recovered
 from interp.patching.effects import Effects, interval_fields, over_prompts
@@ -99,6 +99,7 @@ def patch(
     clean, corrupted, right, wrong = pairs_tokens(model, pairs)
     base, other = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     measure = _metric(model, metric, right, wrong, clean)
+    check_cells(model, model.tokens(base), places, memory_gib=memory_gib)
     sites = _sites(places)
     source = model.run(other, capture=sites, logits="last")
     own = model.run(base, capture=_first_of_each_component(sites), logits="last")
@@ -157,14 +158,7 @@ def every(
 
 def place_name(place: At | Sequence[At]) -> str:
     """Write a place: `5.attn.z heads=3 positions=7`; several are joined by ` + `."""
-    if not isinstance(place, At):
-        return " + ".join(place_name(each) for each in place)
-    parts = [str(place.site)]
-    for name in ("heads", "positions", "units"):
-        value = getattr(place, name)
-        if value is not None and value != "all":
-            parts.append(f"{name}={value}")
-    return " ".join(parts)
+    return str(place) if isinstance(place, At) else " + ".join(map(str, place))
 
 
 def _sites(places: Sequence[At | Sequence[At]]) -> list[Site]:

@@ -40,7 +40,7 @@ from interp.engine.partial import base_run
 from interp.engine.plan import Spent
 from interp.engine.receipts import EditReceipt
 from interp.engine.session import Session
-from interp.engine.sweep import Swept, check_metric, sweep
+from interp.engine.sweep import Named, Swept, check_metric, sweep
 from interp.errors import InputError
 from interp.metrics import Metric
 from interp.models.tokens import Batch, Inputs
@@ -308,15 +308,23 @@ def _edges(model: Model, edges: Sequence[EdgeLike]) -> tuple[Edge, ...]:
     return found
 
 
+def check_edges(model: Model, base: Inputs, edges: Sequence[EdgeLike]) -> None:
+    """Refuse what `path_patch` would refuse of these edges, before anything runs.
+
+    Raises:
+        InputError, SiteError, EditError, PositionError: as in `path_patch`.
+    """
+    _named(model, model.tokens(base), _edges(model, edges))
+
+
 def _named(
     model: Model, batch: Batch, edges: Sequence[Edge]
 ) -> dict[Sender | Receiver, Bool[Tensor, "prompt pos"]]:
     """The tokens that each end names; refuses sites, heads and tokens that are not there."""
     ends = dict.fromkeys(end for edge in edges for end in (*edge.senders, *edge.receivers))
     session = Session(model, batch.lengths, batch.lengths)
-    nothing = torch.empty(0, 0)
     for end in ends:
-        edit = Patch(end.site, heads=end.head, positions=end.positions, source=nothing)
+        edit = Named(end.site, heads=end.head, positions=end.positions, name=str(end))
         session.add([edit], {})
     return {end: bound.due for end, bound in zip(ends, session.edits, strict=True)}
 

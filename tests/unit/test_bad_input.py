@@ -21,33 +21,7 @@ from experiments.bad_input import COMMANDS, PYTHON, Found, Wrong, called, counte
 ROOT = Path(__file__).parents[2]
 RAN = "refused only after a prompt was run"
 LEFT = "the folder of the run is left behind"
-OPEN = {
-    ("sweep", "units=9999"): RAN,
-    ("sweep", "LogitDiff([5, 6], 7), 1 prompt"): "the second token is ignored",
-    ("patch", "At(positions=99)"): RAN,
-    ("patch", "At(heads=7)"): RAN,
-    ("patch", "exact=True, positions=-2"): RAN,
-    ("patch", "memory_gib=-1"): RAN,
-    ("edits", "Swap(basis of 64, d_model 32)"): RAN,
-    ("edits", "Patch(source of 3 entries)"): RAN,
-    ("ablate", "zero at position 99"): RAN,
-    ("ablate", "optimal, steps=0"): RAN,
-    ("ablate", "a short reference"): RAN,
-    ("interp patch", "--layers 99"): LEFT,
-    ("interp patch", "--layers -1"): LEFT,
-    ("interp patch", "--memory-gib 0"): LEFT,
-    ("interp path", "--senders 0.h9"): LEFT,
-    ("interp path", "--senders 9.h0"): LEFT,
-    ("interp path", "--senders 0.h0@99"): LEFT,
-    ("interp path", "--receivers 9.h1.q"): LEFT,
-    ("interp path", "--receivers 0.h1.q --senders 2.h0"): LEFT,
-    ("interp path", "--memory-gib -1"): LEFT,
-    ("interp steer", "contrasts.jsonl --layers 99"): LEFT,
-    ("interp steer", "contrasts.jsonl --layers -1"): LEFT,
-    ("interp steer", "contrasts.jsonl --doses 1 1"): LEFT,
-    ("interp steer", "contrasts.jsonl --random 1"): LEFT,
-    ("interp steer", "contrasts.jsonl --max-damage -1"): LEFT,
-}
+OPEN: dict[tuple[str, str], str] = {}
 """What is not refused as it should be yet; a strict xfail, so that mending it shows."""
 
 
