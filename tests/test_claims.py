@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments import claims, gqa
-from experiments.benchmarks.measure import Row
-from experiments.benchmarks.work import Setting
+from experiments.benchmarks.measure import TASKS, Row, measure
+from experiments.benchmarks.work import Setting, path_all
 from experiments.claims import costs
 from experiments.claims.thinking import not_as
 from interp.errors import InputError
@@ -140,10 +141,13 @@ def test_a_rival_that_is_not_there_is_no_claim_that_holds():
 
 
 def test_the_sampled_paths_are_those_of_plain_hooks():
-    quick = Setting(quick=True)
-    rows = costs.bench(
-        "path-all", ("ours", "raw"), setting=quick, change=costs.sampled, repeats=1
-    )  # fmt: skip
+    (task,) = [task for task in TASKS if task.name == "path-all"]
+    task = replace(
+        task,
+        make=lambda setting: replace(path_all(setting), whole=False),
+        systems={name: task.systems[name] for name in ("ours", "raw")},
+    )
+    rows = {row.system: row for row in measure(task, Setting(quick=True), repeats=1)}
     assert rows["ours"].share == 1 / 4  # one of four heads of each layer
     assert rows["ours"].difference is not None and rows["ours"].effect is not None
     assert rows["ours"].difference < 1e-5 < 0.01 < rows["ours"].effect

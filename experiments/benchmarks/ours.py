@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -38,32 +39,39 @@ def grid(work: Grid) -> Job:
 
 
 def path(work: Paths) -> Job:
-    """Every edge of the model; the edges that leave the sampled sender are compared."""
+    """The edges that leave one head of each layer, scaled; `work.whole` does every edge."""
     import_module("interp.patching.path")  # where it is missing, a row says so
-    return Job(lambda _: ours_path(work), compared=lambda edges: edges[work.sender])
+    n_heads = work.model.sizes.n_heads
+    heads = range(n_heads) if work.whole else [work.sender[1]]
+    share = len(heads) / n_heads
+    return Job(
+        lambda _: ours_path(work, heads), share=share, compared=lambda found: found[work.sender]
+    )
 
 
-def ours_path(work: Paths) -> dict[tuple[int, int], Float[Tensor, "part layer head"]]:
+def ours_path(
+    work: Paths, heads: Sequence[int]
+) -> dict[tuple[int, int], Float[Tensor, "part layer head"]]:
     """Return for each sender the patched logit differences of the later heads' q, k and v."""
     from interp.metrics import LogitDiff
 
     paths = import_module("interp.patching.path")
-    n_layers, heads = work.model.sizes.n_layers, range(work.model.sizes.n_heads)
+    n_layers, n_heads = work.model.sizes.n_layers, work.model.sizes.n_heads
     senders = [(layer, head) for layer in range(n_layers - 1) for head in heads]
     edges = [
         (paths.Sender("head", layer, head), paths.Receiver(part, later, other))
         for layer, head in senders
         for part in PARTS
         for later in range(layer + 1, n_layers)
-        for other in heads
+        for other in range(n_heads)
     ]
     metric = LogitDiff(work.correct, work.wrong)
     found = paths.path_patch(
-        work.model, work.corrupted, work.clean, edges, metric, through="direct", say=_silent
+        work.model, work.corrupted, work.clean, edges, metric, through="direct", say=None
     )
-    n_edges = [len(PARTS) * (n_layers - 1 - layer) * len(heads) for layer, _ in senders]
+    n_edges = [len(PARTS) * (n_layers - 1 - layer) * n_heads for layer, _ in senders]
     each = found.values[:, 0].split(n_edges)
-    shaped = (values.reshape(len(PARTS), -1, len(heads)) for values in each)
+    shaped = (values.reshape(len(PARTS), -1, n_heads) for values in each)
     return dict(zip(senders, shaped, strict=True))
 
 

@@ -99,6 +99,8 @@ class Paths(Pair):
 
     sender: tuple[int, int]
     """Layer and head: rivals do the edges that leave this head."""
+    whole: bool = False
+    """This workbench does every edge, not those that leave one head of each layer."""
 
     @property
     def n_edges(self) -> int:
@@ -173,7 +175,8 @@ def path_all(setting: Setting) -> Paths:
     clean, corrupted = torch.randint(3, 300, (2, 1, 16), generator=generator)
     sender = (0 if setting.quick else model.sizes.n_layers - 2, 1)
     at = model.device
-    return Paths(model, clean.to(at), corrupted.to(at), 5, 7, sender=sender)
+    whole = setting.quick or setting.full
+    return Paths(model, clean.to(at), corrupted.to(at), 5, 7, sender=sender, whole=whole)
 
 
 def edit_overhead(setting: Setting) -> Steer:

@@ -6,19 +6,14 @@ largest difference of the numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from experiments.benchmarks.measure import TASKS, Row, Task, measure
-from experiments.benchmarks.work import Job, Paths, Setting
+from experiments.benchmarks.measure import TASKS, Row, measure
+from experiments.benchmarks.work import Setting
 from experiments.claims.core import Claim, Measured
-from interp.metrics import LogitDiff
-from interp.patching.path import path_patch
-from interp.patching.path_nodes import Receiver, Sender
 
 REPEATS = 3
 SAME = 1e-4
@@ -30,12 +25,11 @@ def bench(
     systems: Sequence[str],
     *,
     setting: Setting = Setting(),  # noqa: B008
-    change: Callable[[Task], Task] = lambda task: task,
     repeats: int = REPEATS,
 ) -> dict[str, Row]:
     """Time some systems of a task on one thread; rows by system."""
     (task,) = [task for task in TASKS if task.name == name]
-    task = change(replace(task, systems={each: task.systems[each] for each in systems}))
+    task = replace(task, systems={each: task.systems[each] for each in systems})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -45,11 +39,9 @@ def bench(
     return {row.system: row for row in rows}
 
 
-def faster(
-    name: str, goal: float, *, change: Callable[[Task], Task] = lambda task: task, about: str = ""
-) -> Measured:
+def faster(name: str, goal: float, *, about: str = "") -> Measured:
     """How many times less CPU time than TransformerLens, the numbers being the same."""
-    return faster_text(bench(name, ("ours", "raw", "transformer_lens"), change=change), goal, about)
+    return faster_text(bench(name, ("ours", "raw", "transformer_lens")), goal, about)
 
 
 def faster_text(rows: dict[str, Row], goal: float, about: str = "") -> Measured:
@@ -73,38 +65,9 @@ def _shares(rows: dict[str, Row]) -> str:
     return f"{', '.join(done)} and scaled; " if done else ""
 
 
-def sampled(task: Task) -> Task:
-    """Let ours do the paths that leave one head of each layer, and scale."""
-
-    def build(work: Paths) -> Job:
-        share = 1 / work.model.sizes.n_heads
-        return Job(
-            lambda _: sampled_paths(work), share=share, compared=lambda found: found[work.sender[0]]
-        )
-
-    return replace(task, systems={**task.systems, "ours": build})
-
-
-def sampled_paths(work: Paths) -> dict[int, Float[Tensor, "part layer head"]]:
-    """For each layer's sampled sender the patched logit differences of later heads' q, k, v."""
-    n_layers, heads = work.model.sizes.n_layers, range(work.model.sizes.n_heads)
-    edges = [
-        (Sender("head", layer, work.sender[1]), Receiver(part, later, head))
-        for layer in range(n_layers - 1)
-        for part in ("q", "k", "v")
-        for later in range(layer + 1, n_layers)
-        for head in heads
-    ]
-    metric = LogitDiff(work.correct, work.wrong)
-    found = path_patch(work.model, work.corrupted, work.clean, edges, metric, say=None)
-    sizes = [3 * (n_layers - 1 - layer) * len(heads) for layer in range(n_layers - 1)]
-    each = found.values[:, 0].split(sizes)
-    return {layer: own.reshape(3, -1, len(heads)) for layer, own in enumerate(each)}
-
-
 def path_all() -> Measured:
     """Path patching, one head of each layer (2376 edges) to every later q, k, v."""
-    return faster("path-all", 10.0, change=sampled, about="; of 28512 paths")
+    return faster("path-all", 10.0, about="; of 28512 paths")
 
 
 def edit_overhead() -> Measured:

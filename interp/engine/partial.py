@@ -33,6 +33,8 @@ class Base:
     """What enters each block, and last what leaves the final one."""
     attention: tuple[Float[Tensor, "batch pos d_model"], ...]
     """What each attention module returns."""
+    projections: tuple[Mapping[str, Float[Tensor, "batch pos width"]], ...]
+    """For each layer what its modules `attn.qkv`, or `attn.q`, `attn.k` and `attn.v`, return."""
     keys: tuple[Float[Tensor, "batch kv_head pos d_head"], ...]
     """The keys of each layer as the cache holds them: rotated."""
     values: tuple[Float[Tensor, "batch kv_head pos d_head"], ...]
@@ -44,7 +46,8 @@ class Base:
     @property
     def nbytes(self) -> int:
         """Memory of what is kept."""
-        held = (*self.resid, *self.attention, *self.keys, *self.values)
+        held = [*self.resid, *self.attention, *self.keys, *self.values]
+        held += [tensor for layer in self.projections for tensor in layer.values()]
         return sum(tensor.nbytes for tensor in held)
 
 
@@ -55,6 +58,7 @@ def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | Non
     layers = range(model.sizes.n_layers)
     resid: dict[int, Tensor] = {}
     attention: dict[int, Tensor] = {}
+    projections: list[dict[str, Tensor]] = [{} for _ in layers]
     tuples = [False, False]
 
     def keep(store: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
@@ -71,6 +75,13 @@ def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | Non
 
         return hook
 
+    def hold(layer: int, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            if isinstance(output, Tensor):
+                projections[layer][name] = output.detach()
+
+        return hook
+
     taps: dict[Site, Any] = {Site("resid_pre", layer): keep(resid, layer) for layer in layers}
     taps[Site("resid_post", layers[-1])] = keep(resid, len(layers))
     cache = DynamicCache()
@@ -80,6 +91,9 @@ def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | Non
         for layer in layers:
             module = model.hf.get_submodule(model.book.blocks[layer]["attn"])
             stack.callback(module.register_forward_hook(watch(1, layer)).remove)
+            for name in PROJECTIONS & model.book.blocks[layer].keys():
+                module = model.hf.get_submodule(model.book.blocks[layer][name])
+                stack.callback(module.register_forward_hook(hold(layer, name)).remove)
         stack.enter_context(hooked(model.hf, model.book, taps))
         columns = 1 if read is None else read.unique()
         out = model.hf(
@@ -95,6 +109,7 @@ def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | Non
         batch,
         tuple(resid[layer] for layer in range(len(layers) + 1)),
         tuple(attention[layer] for layer in layers),
+        tuple(projections),
         tuple(layer.keys for layer in cache.layers),  # type: ignore[misc]
         tuple(layer.values for layer in cache.layers),  # type: ignore[misc]
         (tuples[0], tuples[1]),
@@ -129,6 +144,8 @@ def skipped(
         yield
 
 
+PROJECTIONS = frozenset({"attn.qkv", "attn.q", "attn.k", "attn.v"})
+"""The modules that make q, k and v, where a block has them."""
 PARTS_AFTER = {
     "attn.o": frozenset({"attn.result", "attn_out", "resid_mid"}),
     "mlp": frozenset({"mlp.pre", "mlp.pre_linear", "mlp.post", "mlp_out", "resid_post"}),
@@ -193,6 +210,18 @@ def _only(forward: Callable[..., Any], columns: Int[Tensor, " kept"]) -> Callabl
         return (whole, *out[1:]) if isinstance(out, tuple) else whole
 
     return narrow
+
+
+@contextmanager
+def projected(
+    model: Model, layer: int, outputs: Mapping[str, Float[Tensor, "batch width out"]]
+) -> Iterator[None]:
+    """Inside the block a layer's projections to q, k and v are not run and return `outputs`."""
+    with ExitStack() as stack:
+        for name, output in outputs.items():
+            module = model.hf.get_submodule(model.book.blocks[layer][name])
+            stack.enter_context(_forward_as(module, _return(output, False)))
+        yield
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from interp.engine.model import Model
-from interp.engine.partial import PARTS_AFTER, Row
-from interp.sites import Site
+from interp.engine.partial import PARTS_AFTER, PROJECTIONS, Row
+from interp.sites import LAYER_COMPONENTS, Site
 
 MIB = 1 << 20
 
@@ -65,26 +65,27 @@ class Spent:
         )
 
 
-Start = tuple[int, bool]
-"""Where a partial run starts: the block, and whether at its start (False) or after its attention,
-which is then not run."""
+Start = tuple[int, int]
+"""Where a partial run starts: the block, and the stage in it. Stage 0 is the block's start; at 1
+the projections to q, k and v are taken from the base run, at 2 the whole attention module is."""
 
-AFTER_ATTENTION = frozenset(
-    {"attn_out", "resid_mid", "mlp.pre", "mlp.pre_linear", "mlp.post", "mlp_out"}
+STAGES = dict.fromkeys((*(name for name in LAYER_COMPONENTS if name.startswith("attn.")),), 1)
+STAGES |= dict.fromkeys(
+    ("attn_out", "resid_mid", "mlp.pre", "mlp.pre_linear", "mlp.post", "mlp_out"), 2
 )
 
 
 def start_of(site: Site, n_layers: int) -> Start:
     """Where the first change of an edit at a site lies; block `n_layers` where it is in none.
 
-    >>> start_of(Site.parse("2.resid_post"), 4), start_of(Site.parse("1.mlp_out"), 4)
-    ((3, False), (1, True))
+    >>> [start_of(Site.parse(name), 4) for name in ("2.resid_post", "1.attn.q", "1.mlp_out")]
+    [(3, 0), (1, 1), (1, 2)]
     """
     if site.layer is None:
-        return (n_layers if site.component in ("ln_final", "logits") else 0), False
+        return (n_layers if site.component in ("ln_final", "logits") else 0), 0
     if site.component == "resid_post":
-        return site.layer + 1, False
-    return site.layer, site.component in AFTER_ATTENTION
+        return site.layer + 1, 0
+    return site.layer, STAGES.get(site.component, 0)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ class _Prices:
     """The part of a block that works on each position alone and whose result is only read there:
     the output projection and the MLP."""
     attention: int
-    """The attention module's projections."""
+    """All projections of the attention module."""
+    projections: int
+    """Those to q, k and v."""
     unembed: int
     key: int
     """Multiply-adds of attention for each query and key, in one block."""
@@ -114,6 +117,9 @@ class _Prices:
             block=weights,
             late=late,
             attention=_weights(hf.get_submodule(block["attn"])),
+            projections=sum(
+                _weights(hf.get_submodule(block[p])) for p in PROJECTIONS if p in block
+            ),
             unembed=sizes.d_model * sizes.d_vocab,
             key=2 * sizes.n_heads * sizes.d_head,
             nbytes=model.dtype.itemsize * (4 * width + cached + 8 * sizes.d_model),
@@ -147,7 +153,7 @@ def costs(
     per_token = price.nbytes + logits
     size = max(1, min(chunk, int(memory_gib * 1024 * MIB / per_token)))
     forwards, tokens, spent, most = 1, sum(lengths), plain, 0
-    for (start, after), several in rows.items():
+    for (start, stage), several in rows.items():
         filled = 0
         for row in several:
             new = filled == 0 or filled + len(row) > size
@@ -155,9 +161,11 @@ def costs(
             filled = len(row) if new else filled + len(row)
             most = max(most, filled)
             tokens += len(row)
-            read = len(row) if after and start == n_layers - 1 else 1  # nothing is left out there
+            whole = stage == 2 and start == n_layers - 1  # there nothing is left out
+            read = len(row) if whole else 1
             spent += _end(price, row.start, row.stop, read, n_layers - start, unembedded)
-            spent -= after * _attention(price, row.start, row.stop)
+            spent -= (stage == 1) * len(row) * price.projections
+            spent -= (stage == 2) * _attention(price, row.start, row.stop)
     share = spent / (n_cells * plain)
     memory = int(per_token * most)
     return Plan(n_cells, len(lengths), forwards, tokens, naive_tokens, share, memory, size)

@@ -33,6 +33,7 @@ from interp.engine.partial import (
     narrowed,
     pack,
     prefix_cache,
+    projected,
     prunable,
     skipped,
     unembedding,
@@ -319,7 +320,9 @@ def _run_source(
     places = [each for cell in cells for each in _several(cell) if isinstance(each, At)]
     if source is None:
         if places:
-            raise InputError(f"{places[0]} needs a source: pass source= with one prompt a prompt.")
+            raise InputError(
+                f"{places[0]} needs a source: pass source= with a prompt for each base prompt."
+            )
         return None, None
     sites = list(dict.fromkeys(Site.parse(place.site) for place in places))
     model.check_sites(sites)
@@ -444,11 +447,14 @@ def _forward(
     keep = _kept(job, rows)
     taps: dict[Site, Tap] = job.session.taps(packed)
     at_logits = taps.pop(Site("logits"), None)
-    layer, after_attention = start
+    layer, stage = start
     here = packed.prompts, packed.index
     with ExitStack() as stack:
-        frozen = {layer: base.attention[layer][here]} if after_attention else {}
+        frozen = {layer: base.attention[layer][here]} if stage == 2 else {}
         stack.enter_context(skipped(model, base, layer, base.resid[layer][here], frozen))
+        if stage == 1:
+            kept = {name: part[here] for name, part in base.projections[layer].items()}
+            stack.enter_context(projected(model, layer, kept))
         if at_logits is None and layer < model.sizes.n_layers:
             stack.enter_context(narrowed(model, prunable(model, taps), keep))
         if at_logits is None:

@@ -36,6 +36,7 @@ def prompts(seed: int, lengths: tuple[int, ...]) -> list[list[int]]:
 LENGTHS = (11, 6, 9, 12, 7, 10)
 PROMPTS, SOURCES = prompts(1, LENGTHS), prompts(2, LENGTHS)
 METRIC = LogitDiff([5, 60, 7, 200, 90, 11], [9, 33, 12, 100, 4, 250])
+FIRST_TWO = LogitDiff([5, 60], [9, 33])
 PLACES = (
     "all",
     "last",
@@ -209,7 +210,7 @@ def test_the_metric_reads_any_positions_before_at_and_after_the_edit(name, logit
 def test_prompts_much_longer_than_the_sliding_window(name):
     """30 and 25 tokens, windows of 8: prefixes of other lengths lie side by side in one row."""
     long = prompts(3, (30, 25))
-    metric = LogitDiff([5, 60], [9, 33])
+    metric = FIRST_TWO
     cells: list = [
         Scale(f"{layer}.{part}", factor=-2.0, positions=at)
         for layer in range(3)
@@ -296,7 +297,7 @@ def test_a_sweep_agrees_with_plain_hugging_face_and_hooks_written_by_hand(name):
     paths = {"attn_out": f"{block}.{attention}", "mlp_out": f"{block}.{mlp}", "resid_post": block}
     asked = [(layer, part, pos) for layer in (2, 0, 1) for part in paths for pos in (0, 3, 5)]
     cells = [Scale(f"{layer}.{part}", factor=-0.5, positions=pos) for layer, part, pos in asked]
-    found = sweep(tiny(name), PROMPTS[:2], cells, METRIC, say=None)
+    found = sweep(tiny(name), PROMPTS[:2], cells, FIRST_TWO, say=None)
     for values, (layer, part, pos) in zip(found.values, asked, strict=True):
 
         def scale(act: Tensor, pos: int = pos) -> None:
@@ -304,7 +305,7 @@ def test_a_sweep_agrees_with_plain_hugging_face_and_hooks_written_by_hand(name):
 
         path = paths[part].format(layer)
         logits = torch.stack([by_hand(name, path, scale, ids) for ids in PROMPTS[:2]])
-        assert close(values, METRIC(logits, torch.arange(2)))
+        assert close(values, FIRST_TWO(logits, torch.arange(2)))
 
 
 # ---------------------------------------------------------------- without reuse
@@ -315,11 +316,11 @@ def test_other_engines_run_one_pass_a_cell_and_the_plan_says_why(engine, tiny_mo
     model = tiny_model("tiny-llama", engine)
     cells = [ZeroAblate("1.attn.z", heads=1, positions=2), Scale("0.mlp_out", factor=2.0, rows=1)]
     said: list[str] = []
-    found = sweep(model, PROMPTS[:2], cells, METRIC, say=said.append)
+    found = sweep(model, PROMPTS[:2], cells, FIRST_TWO, say=said.append)
     reason = f"the engine {engine} cannot start in the middle"
     assert (found.plan.reason, found.plan.share, found.plan.forwards) == (reason, 1.0, 2)
     assert f"no reuse: {reason}" in said[0]
-    reference = sweep(tiny("tiny-llama"), PROMPTS[:2], cells, METRIC, say=None)
+    reference = sweep(tiny("tiny-llama"), PROMPTS[:2], cells, FIRST_TWO, say=None)
     assert close(found.values, reference.values)
     check_receipts(found, reference)
 

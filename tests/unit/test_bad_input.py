@@ -19,8 +19,6 @@ from experiments import bad_input
 from experiments.bad_input import COMMANDS, PYTHON, Found, Wrong, called, counted, ended
 
 ROOT = Path(__file__).parents[2]
-RAN = "refused only after a prompt was run"
-LEFT = "the folder of the run is left behind"
 OPEN: dict[tuple[str, str], str] = {}
 """What is not refused as it should be yet; a strict xfail, so that mending it shows."""
 

@@ -447,7 +447,7 @@ def test_places_on_a_grid_and_their_names():
         (
             {"places": [At("1.attn.z", positions=(0, 5))]},
             PositionError,
-            "Patch(1.attn.z, positions=(0, 5)): position 5 is past the end: prompt 1 has 5 tokens "
+            "1.attn.z positions=(0, 5): position 5 is past the end: prompt 1 has 5 tokens "
             "that the model sees, the last at position 4.",
         ),
     ],

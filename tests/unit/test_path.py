@@ -231,9 +231,9 @@ GOOD = [("0.h1", "2.h1.q")]
         (SiteError, {"edges": [("embed", "3.mlp")]},
          "The model has no site '3.mlp_out': its layers are 0 to 2."),
         (EditError, {"edges": [("0.h9", "logits")]},
-         "Patch(0.attn.z, heads=(9,)): there is no head 9; the model's heads are 0 to 3."),
+         "0.h9: there is no head 9; the model's heads are 0 to 3."),
         (PositionError, {"edges": [("0.h1@3", "logits")]},
-         "Patch(0.attn.z, positions=(3,), heads=(1,)): position 3 is past the end: prompt 0 has 3 "
+         "0.h1@3: position 3 is past the end: prompt 0 has 3 "
          "tokens that the model sees, the last at position 2."),
     ],
 )  # fmt: skip

@@ -80,22 +80,22 @@ def test_the_exact_plan_is_one_pass_a_cell_and_all_of_the_arithmetic():
 @pytest.mark.parametrize(
     ("site", "start"),
     [
-        ("embed", (0, False)),
-        ("pos_embed", (0, False)),
-        ("0.resid_pre", (0, False)),
-        ("0.resid_post", (1, False)),
-        ("1.attn.pattern", (1, False)),
-        ("1.attn.result", (1, False)),
-        ("1.attn_out", (1, True)),
-        ("1.resid_mid", (1, True)),
-        ("1.mlp_out", (1, True)),
-        ("2.resid_post", (3, False)),
-        ("ln_final", (3, False)),
-        ("logits", (3, False)),
+        ("embed", (0, 0)),
+        ("pos_embed", (0, 0)),
+        ("0.resid_pre", (0, 0)),
+        ("0.resid_post", (1, 0)),
+        ("1.attn.pattern", (1, 1)),
+        ("1.attn.result", (1, 1)),
+        ("1.attn_out", (1, 2)),
+        ("1.resid_mid", (1, 2)),
+        ("1.mlp_out", (1, 2)),
+        ("2.resid_post", (3, 0)),
+        ("ln_final", (3, 0)),
+        ("logits", (3, 0)),
     ],
 )
 def test_an_edit_starts_at_the_first_thing_that_it_changes(site, start):
-    """The block, and whether its attention is as in the base run."""
+    """The block, and how much of its attention is as in the base run."""
     assert start_of(Site.parse(site), 3) == start
 
 
@@ -481,13 +481,12 @@ WRONG = {
     "a metric with too few tokens": (
         dict(cells=[ZERO], metric=LogitDiff([5], [9])),
         InputError,
-        "The metric names tokens for 1 prompts and is asked for prompt 1; give one a prompt.",
+        "LogitDiff names 1 correct tokens for 2 prompts: give one a prompt, or one for all.",
     ),
     "a place without a source": (
         dict(cells=[ZERO, [ZERO, PLACE]]),
         InputError,
-        "At(site='1.attn.z', positions='all', heads=None, units=None) needs a source: pass source= "
-        "with one prompt a prompt.",
+        "1.attn.z needs a source: pass source= with a prompt for each base prompt.",
     ),
     "a source of other lengths": (
         dict(cells=[PLACE], source=[[5, 6, 7], [5, 6, 7, 8]]),
