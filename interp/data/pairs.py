@@ -67,10 +67,7 @@ def _pair_row(line: str, number: int) -> PairRow:
     for field in FIELDS:
         if not isinstance(data.get(field), str) or not data[field]:
             hint = nearest(field, data.keys() - set(FIELDS))
-            return PairRow(
-                name,
-                reason=f"no text in the field {field!r}{hint and '.' + hint.removesuffix('?')}",
-            )
+            return PairRow(name, reason=f"no text in the field {field!r}.{hint}")
     return PairRow(name, PromptPair(*(data[field] for field in FIELDS)))
 
 
