@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.cli.shared import OnModel, OnPairs, Out
+from interp.cli.shared import OnModel, OnPairs, Out, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +51,7 @@ class Patch(OnPairs):
             self.input,
             model=self.model,
             out=self.out,
-            settings=patching.Settings(
-                components=self.components,
-                by=self.by,
-                direction=self.direction,
-                metric=self.metric,
-                layers=self.layers,
-                pairs=self.pairs,
-                seed=self.seed,
-                exact=self.exact,
-            ),
+            settings=settings_of(self, patching.Settings),
             dtype=self.dtype,
             device=self.device,
             memory_gib=self.memory_gib,
@@ -144,16 +135,7 @@ class Paths(OnPairs):
             self.input,
             model=self.model,
             out=self.out,
-            settings=paths.Settings(
-                senders=self.senders,
-                receivers=self.receivers,
-                through=self.through,
-                direction=self.direction,
-                freeze_norms=self.freeze_norms,
-                pairs=self.pairs,
-                seed=self.seed,
-                exact=self.exact,
-            ),
+            settings=settings_of(self, paths.Settings),
             dtype=self.dtype,
             device=self.device,
             memory_gib=self.memory_gib,
@@ -202,16 +184,7 @@ class Circuit(OnPairs):
             self.input,
             model=self.model,
             out=self.out,
-            settings=circuits.Settings(
-                along=self.along,
-                steps=self.steps,
-                edges=self.edges,
-                by=self.by,
-                verify=self.verify,
-                random=self.random,
-                pairs=self.pairs,
-                seed=self.seed,
-            ),
+            settings=settings_of(self, circuits.Settings),
             dtype=self.dtype,
             device=self.device,
             console=console,
@@ -287,16 +260,7 @@ class Steer(OnModel):
             self.input,
             model=self.model,
             out=self.out,
-            settings=steering.Settings(
-                method=self.method,
-                layers=self.layers,
-                doses=self.doses,
-                positions=self.positions,
-                random=self.random,
-                max_damage=self.max_damage,
-                texts=self.texts,
-                seed=self.seed,
-            ),
+            settings=settings_of(self, steering.Settings),
             dtype=self.dtype,
             device=self.device,
             console=console,

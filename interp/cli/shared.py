@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
+T = TypeVar("T")
 Out = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 Pairs = tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="[PAIRS.jsonl]")]]
+
+
+def settings_of(command: Any, kind: type[T]) -> T:
+    """The settings of a job, from the arguments of the same names."""
+    names = [each.name for each in fields(kind) if hasattr(command, each.name)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(command, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from interp.cli.shared import OnModel, Out
+from interp.cli.shared import OnModel, Out, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +88,7 @@ class Tts(OnModel):
             self.input,
             model=self.model,
             out=self.out,
-            settings=tts.Settings(
-                preset=self.preset,
-                seeds=self.seeds,
-                target=self.target,
-                think=self.think,
-                control_seeds=self.control_seeds,
-                max_new_tokens=self.max_new_tokens,
-                exact=self.exact,
-                audit=self.audit,
-            ),
+            settings=settings_of(self, tts.Settings),
             limit=self.limit,
             dtype=self.dtype,
             device=self.device,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,69 +55,66 @@ class Base:
 @torch.no_grad()
 def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | None = None) -> Base:
     """Run prompts once and keep what partial runs start from, and the logits at `read`."""
-    batch = model.tokens(inputs)
-    layers = range(model.sizes.n_layers)
-    resid: dict[int, Tensor] = {}
-    attention: dict[int, Tensor] = {}
-    projections: list[dict[str, Tensor]] = [{} for _ in layers]
-    tuples = [False, False]
-
-    def keep(store: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
-        def tap(act: Tensor) -> None:
-            store[layer] = act.detach().clone()
-
-        return tap
-
-    def watch(kind: int, layer: int | None) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            tuples[kind] = isinstance(output, tuple)
-            if layer is not None:
-                attention[layer] = (output[0] if isinstance(output, tuple) else output).detach()
-
-        return hook
-
-    def hold(layer: int, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            if isinstance(output, Tensor):
-                projections[layer][name] = output.detach()
-
-        return hook
-
-    taps: dict[Site, Any] = {Site("resid_pre", layer): keep(resid, layer) for layer in layers}
-    taps[Site("resid_post", layers[-1])] = keep(resid, len(layers))
+    batch, blocks = model.tokens(inputs), model.book.blocks
+    projections = [{name: block[name] for name in PROJECTIONS & block.keys()} for block in blocks]
+    watched = [blocks[0][""], *(block["attn"] for block in blocks)]
+    watched += [path for several in projections for path in several.values()]
+    streams = [Site("resid_pre", layer) for layer in range(len(blocks))]
+    streams.append(Site("resid_post", len(blocks) - 1))
+    resid: dict[Site, Tensor] = {}
+    taps = {site: partial(_keep, resid, site) for site in streams}
     cache = DynamicCache()
-    with ExitStack() as stack:
-        block = model.hf.get_submodule(model.book.blocks[0][""])
-        stack.callback(block.register_forward_hook(watch(0, None)).remove)
-        for layer in layers:
-            module = model.hf.get_submodule(model.book.blocks[layer]["attn"])
-            stack.callback(module.register_forward_hook(watch(1, layer)).remove)
-            for name in PROJECTIONS & model.book.blocks[layer].keys():
-                module = model.hf.get_submodule(model.book.blocks[layer][name])
-                stack.callback(module.register_forward_hook(hold(layer, name)).remove)
-        stack.enter_context(hooked(model.hf, model.book, taps))
-        columns = 1 if read is None else read.unique()
+    columns = None if read is None else read.unique()
+    with outputs_of(model, watched) as seen, hooked(model.hf, model.book, taps):
         out = model.hf(
             input_ids=batch.ids,
             attention_mask=batch.mask,
             position_ids=batch.position_ids,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=columns,
+            logits_to_keep=1 if columns is None else columns,
         ).logits
-    rows = torch.arange(len(batch.ids), device=out.device)[:, None]
     return Base(
         batch,
-        tuple(resid[layer] for layer in range(len(layers) + 1)),
-        tuple(attention[layer] for layer in layers),
-        tuple(projections),
+        tuple(resid[site] for site in streams),
+        tuple(_first(seen[block["attn"]]) for block in blocks),
+        tuple({name: _first(seen[path]) for name, path in each.items()} for each in projections),
         tuple(layer.keys for layer in cache.layers),  # type: ignore[misc]
         tuple(layer.values for layer in cache.layers),  # type: ignore[misc]
-        (tuples[0], tuples[1]),
-        None
-        if read is None
-        else out[rows, torch.searchsorted(read.unique(), read.contiguous()).to(out.device)],
+        (isinstance(seen[watched[0]], tuple), isinstance(seen[watched[1]], tuple)),
+        None if columns is None else _gathered(out, columns, read),
     )
+
+
+def _keep(store: dict[Site, Tensor], site: Site, act: Tensor) -> None:
+    store[site] = act.detach().clone()
+
+
+def _first(output: Any) -> Tensor:
+    return (output[0] if isinstance(output, tuple) else output).detach()
+
+
+def _gathered(out: Tensor, columns: Tensor, read: Any) -> Float[Tensor, "batch read d_vocab"]:
+    """The logits of the positions read, from those of the columns that were unembedded."""
+    rows = torch.arange(len(out), device=out.device)[:, None]
+    return out[rows, torch.searchsorted(columns, read.contiguous()).to(out.device)]
+
+
+@contextmanager
+def outputs_of(model: Model, paths: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Inside the block, keeps what modules return, by their path."""
+    seen: dict[str, Any] = {}
+
+    def watch(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            seen[path] = output
+
+        return hook
+
+    with ExitStack() as stack:
+        for path in paths:
+            stack.callback(model.hf.get_submodule(path).register_forward_hook(watch(path)).remove)
+        yield seen
 
 
 @contextmanager
@@ -137,10 +135,10 @@ def skipped(
     with ExitStack() as stack:
         for layer, block in enumerate(blocks[:start]):
             given = resid if layer == start - 1 else None
-            stack.enter_context(_forward_as(block, _hand_on(given, block_tuple)))
+            stack.enter_context(forward_as(block, _hand_on(given, block_tuple)))
         for layer, output in (attention or {}).items():
             module = model.hf.get_submodule(model.book.blocks[layer]["attn"])
-            stack.enter_context(_forward_as(module, _return(output, attention_tuple)))
+            stack.enter_context(forward_as(module, _return(output, attention_tuple)))
         yield
 
 
@@ -178,7 +176,7 @@ def narrowed(model: Model, parts: Iterable[str], columns: Int[Tensor, " kept"]) 
     with ExitStack() as stack:
         for part in parts:
             module = model.hf.get_submodule(model.book.blocks[-1][part])
-            stack.enter_context(_forward_as(module, _only(module.forward, columns)))
+            stack.enter_context(forward_as(module, _only(module.forward, columns)))
         yield
 
 
@@ -197,7 +195,7 @@ def unembedding(model: Model, tokens: Sequence[int] | None) -> Iterator[None]:
         logits[..., rows] = nn.functional.linear(act, weight, bias)
         return logits
 
-    with _forward_as(head, forward):
+    with forward_as(head, forward):
         yield
 
 
@@ -220,12 +218,12 @@ def projected(
     with ExitStack() as stack:
         for name, output in outputs.items():
             module = model.hf.get_submodule(model.book.blocks[layer][name])
-            stack.enter_context(_forward_as(module, _return(output, False)))
+            stack.enter_context(forward_as(module, _return(output, False)))
         yield
 
 
 @contextmanager
-def _forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Give a module another `forward`; one that was set on the instance comes back afterwards."""
     held = module.__dict__.get("forward")
     module.forward = forward

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from interp.engine.hooks import hooked, plain_forward
 from interp.engine.model import Model
-from interp.engine.partial import Base, skipped
+from interp.engine.partial import Base, forward_as, skipped
 from interp.engine.session import Tap
 from interp.models.tokens import Batch
 from interp.patching.path_nodes import IN_ATTENTION, RECEIVERS, Sender
@@ -228,11 +228,11 @@ def _frozen(job: _Pass) -> Iterator[None]:
                 hook = _override(job, layer)
                 stack.callback(attention.register_forward_hook(hook).remove)
             else:
-                stack.enter_context(_instead(attention, _hand(job, layer, attention_tuple)))
+                stack.enter_context(forward_as(attention, _hand(job, layer, attention_tuple)))
             idle = job.through == "direct" and job.known.plain_mlps
             if idle and Site("mlp_out", layer) not in job.sites:
                 mlp = job.model.hf.get_submodule(block["mlp"])
-                stack.enter_context(_instead(mlp, _idle))
+                stack.enter_context(forward_as(mlp, _idle))
         yield
 
 
@@ -255,16 +255,3 @@ def _hand(job: _Pass, layer: int, in_tuple: bool) -> Callable[..., Any]:
 def _idle(act: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Stands in for an MLP whose output is replaced by the tap behind it."""
     return act
-
-
-@contextmanager
-def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Give a module another `forward`; one that was set on the instance comes back afterwards."""
-    held = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if held is not None:
-            module.forward = held
