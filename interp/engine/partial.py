@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -265,7 +265,7 @@ class Packed(Batch):
     past: Int[Tensor, "2 past"] = field(kw_only=True)
     """The prompt and the logical position of each prefix column."""
 
-    @property
+    @cached_property
     def prompts(self) -> Int[Tensor, "1 width"]:
         """The prompt that each column belongs to."""
         return self.prompt_of
@@ -275,7 +275,7 @@ class Packed(Batch):
         """The cell that each column belongs to."""
         return self.cell_of
 
-    @property
+    @cached_property
     def key_index(self) -> Int[Tensor, "1 seen"]:
         """The logical token of each prefix column, then of each column."""
         return torch.cat([self.past[1:], self.index], dim=1)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -97,7 +99,7 @@ class BoundEdit:
 
 
 def _pairs(tokens: Bool[Tensor, "batch limit"]) -> tuple[tuple[int, int], ...]:
-    return tuple((int(row), int(pos)) for row, pos in tokens.nonzero().tolist())
+    return tuple((row, pos) for row, pos in tokens.nonzero().tolist())
 
 
 @dataclass(eq=False)
@@ -115,6 +117,11 @@ class Session:
     by_cell: dict[int, list[BoundEdit]] = field(default_factory=dict)
     capture: dict[Site, Positions] = field(default_factory=dict)
     captured: dict[Site, list[tuple[Batch, Tensor]]] = field(default_factory=dict)
+
+    @cached_property
+    def width(self) -> int:
+        """How many tokens of the longest prompt the model will see."""
+        return int(self.limits.max())
 
     def add(
         self, edits: Sequence[Edit], capture: Mapping[Site, Positions], *, cell: int = 0
@@ -146,7 +153,7 @@ class Session:
         self.capture |= capture
 
     def _due(self, edit: Edit) -> Bool[Tensor, "batch limit"]:
-        n_rows, width = len(self.limits), int(self.limits.max())
+        n_rows, width = len(self.limits), self.width
         outside = [row for row in edit.rows or () if row >= n_rows]
         if outside:
             raise EditError(f"{edit}: there is no prompt {outside[0]}; the batch has {n_rows}.")
@@ -256,7 +263,7 @@ class Session:
         if not len(rows):
             return act
         prompts, pos = batch.prompts[rows, columns], batch.index[rows, columns]
-        entries = _entries(site, batch, self.host.sizes, act, rows, columns, int(self.limits.max()))
+        entries = _entries(site, batch, self.host.sizes, act, rows, columns, self.width)
         whole = entries.read(act)
         pick = _selection(edit, site, whole, self.host.sizes)
         old = whole[pick]
@@ -284,13 +291,14 @@ class Session:
                 f"{edit} returned shape {list(new.shape)} for entries of {list(old.shape)}; "
                 "PyTorch would broadcast, so return exactly that shape."
             )
-        if not new.isfinite().all():
-            raise EditError(f"{edit} made a value that is not finite; check its vector or scale.")
         if where.keys is not None:  # no query ever attends to what it cannot see
             seen = where.select(where.keys[:, None].expand(len(old), *where.token))
             new = torch.where(seen, new, old)
         before = old.detach()
-        bound.change = bound.change + _square(new.detach() - before)
+        change = float(_square(new.detach() - before))
+        if not isfinite(change) and not new.isfinite().all():
+            raise EditError(f"{edit} made a value that is not finite; check its vector or scale.")
+        bound.change = bound.change + change
         bound.before = bound.before + _square(before)
         return new
 
@@ -311,14 +319,14 @@ class Session:
             SilentEditError: an edit did not reach a token that it named (in a generation that
                 ended early: reached none).
         """
-        for bound in self.edits:
-            missed = bound.due & ~bound.seen
-            if missed.any() and not (ended_early and bound.fired):
+        proofs = tuple(bound.receipt() for bound in self.edits)
+        for proof in proofs:
+            if proof.missed and not (ended_early and proof.fired):
                 raise SilentEditError(
-                    f"{bound.edit} did not act: no forward pass reached it at "
-                    f"{first_few(_pairs(missed))}, so the run would show nothing."
+                    f"{proof.edit} did not act: no forward pass reached it at "
+                    f"{first_few(proof.missed)}, so the run would show nothing."
                 )
-        return Receipt(tuple(bound.receipt() for bound in self.edits))
+        return Receipt(proofs)
 
     def acts(self, batch: Batch) -> dict[str, Tensor]:
         """Return what was captured, by site, its second axis counting logical tokens."""

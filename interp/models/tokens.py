@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ class Batch:
     mask: Int[Tensor, "batch seen"]
     """1 for every real token that attention may see, cached ones included."""
 
-    @property
+    @cached_property
     def lengths(self) -> Int[Tensor, " batch"]:
         """How many real tokens each prompt has, cached ones included."""
         return self.mask.sum(1)
@@ -44,7 +45,7 @@ class Batch:
         """Position ids for the model: the logical token, 0 in padding."""
         return self.index.clamp(min=0)
 
-    @property
+    @cached_property
     def prompts(self) -> Int[Tensor, "batch width"]:
         """The prompt that each column belongs to: here the row itself."""
         return torch.arange(len(self.ids), device=self.ids.device)[:, None].expand_as(self.ids)
@@ -54,7 +55,7 @@ class Batch:
         """The cell of a sweep that each column belongs to; None outside a sweep."""
         return None
 
-    @property
+    @cached_property
     def key_index(self) -> Int[Tensor, "batch seen"]:
         """The logical token of each column that attention may see, -1 for padding."""
         return torch.where(self.mask > 0, self.mask.cumsum(1) - 1, -1)
@@ -65,7 +66,7 @@ class Batch:
         seen = (distance >= 0) & (self.key_index >= 0)[:, None] & (self.index >= 0)[:, :, None]
         return seen if window is None else seen & (distance < window)
 
-    @property
+    @cached_property
     def ragged(self) -> bool:
         """Whether any column is padding."""
         return bool((self.index < 0).any())
