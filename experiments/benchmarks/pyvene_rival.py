@@ -21,7 +21,7 @@ from interp.engine.loading import twin
 
 def intervenable(hf: Any, layer: int, kind: str) -> Any:
     """Wrap a model with one intervention at the input of a block."""
-    import pyvene
+    import pyvene  # pyright: ignore[reportMissingImports]
 
     config = pyvene.IntervenableConfig(
         [pyvene.RepresentationConfig(layer, "block_input", "pos", 1)],
