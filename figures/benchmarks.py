@@ -13,16 +13,16 @@ from interp.errors import InputError
 RECORD = "benchmarks.jsonl"
 """The file under `experiments/records/` that holds the rows, one line a system and task."""
 
-OURS, OTHERS = "#1f5fa8", "#b8b8b8"
+OURS, OTHERS = "#1f5fa8", "#8a8a8a"
 Row = Mapping[str, Any]
 
 
 def figure(rows: Sequence[Row]) -> go.Figure:
     """Draw one panel a task: seconds by system, on a logarithmic axis, ours in blue.
 
-    A bar's label gives how many times our time it is, how much of the work was timed where that was
-    not all, and the largest difference from the judge's numbers. A system without a time is named
-    with its reason in place of a bar.
+    The words beside a point give how many times our time it is, how much of the work was timed
+    where that was not all, and the largest difference from the judge's numbers. A system without a
+    time is named with its reason in place of a point.
 
     Raises:
         InputError: no row has a time, or a row lacks a field.
@@ -33,7 +33,8 @@ def figure(rows: Sequence[Row]) -> go.Figure:
     drawn = make_subplots(len(tasks), 1, subplot_titles=tasks, vertical_spacing=spacing)
     for place, task in enumerate(tasks, start=1):
         here = [row for row in rows if row["task"] == task]
-        drawn.add_trace(_bars(here), row=place, col=1)
+        drawn.add_trace(_points(here), row=place, col=1)
+        drawn.add_trace(_words(here), row=place, col=1)
         drawn.update_xaxes(type="log", row=place, col=1)
         drawn.update_yaxes(autorange="reversed", automargin=True, row=place, col=1)
     device = ", ".join(dict.fromkeys(row["device"] for row in rows if row["device"]))
@@ -43,26 +44,45 @@ def figure(rows: Sequence[Row]) -> go.Figure:
         title={"text": _title(rows, tasks), "x": 0.01},
         showlegend=False,
         height=140 + sum(70 + 26 * sum(row["task"] == task for row in rows) for task in tasks),
-        margin={"r": 40},
+        margin={"r": 420},
     )
     return drawn
 
 
-def _bars(rows: Sequence[Row]) -> go.Bar:
-    """The bars of one task, the least and the greatest time as whiskers."""
+def _points(rows: Sequence[Row]) -> go.Scatter:
+    """The medians of one task, the least and the greatest time as whiskers."""
     timed = [row["seconds"] is not None for row in rows]
-    values = [row["seconds"] for row in rows]
     above = [row["high"] - row["seconds"] if ok else 0 for row, ok in zip(rows, timed, strict=True)]
     below = [row["seconds"] - row["low"] if ok else 0 for row, ok in zip(rows, timed, strict=True)]
-    return go.Bar(
-        orientation="h",
-        x=values,
-        y=[f"{row['system']} {row['version']}".strip() for row in rows],
-        text=[_label(row) for row in rows],
-        textposition="auto",
+    return go.Scatter(
+        mode="markers",
+        x=[row["seconds"] for row in rows],
+        y=_names(rows),
         hovertext=[row["note"] or _label(row) for row in rows],
-        marker_color=[OURS if row["system"].startswith("ours") else OTHERS for row in rows],
+        marker={"color": [_colour(row) for row in rows], "size": 11},
         error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below},
+    )
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return [f"{row['system']} {row['version']}".strip() for row in rows]
+
+
+def _colour(row: Row) -> str:
+    return OURS if row["system"].startswith("ours") else OTHERS
+
+
+def _words(rows: Sequence[Row]) -> go.Scatter:
+    """What is written beside each point: right of the whiskers, so that neither hides the other."""
+    furthest = max((row["high"] for row in rows if row["seconds"] is not None), default=1.0)
+    return go.Scatter(
+        mode="text",
+        x=[furthest * 1.05] * len(rows),
+        y=_names(rows),
+        text=[_label(row) for row in rows],
+        textposition="middle right",
+        cliponaxis=False,
+        hoverinfo="skip",
     )
 
 
@@ -87,16 +107,16 @@ def _label(row: Row) -> str:
 
 
 def _title(rows: Sequence[Row], tasks: Sequence[str]) -> str:
-    """The finding: how much more time than ours TransformerLens takes, task by task."""
+    """The finding: how much less time than TransformerLens ours takes, task by task."""
     found = []
     for task in tasks:
-        seconds = {row["system"]: row["seconds"] for row in rows if row["task"] == task}
-        own, other = seconds.get("ours"), seconds.get("transformer_lens")
-        if own and other:
-            found.append(f"{other / own:.2g}x ({task})")
+        here = {row["system"]: row["ratios"] for row in rows if row["task"] == task}
+        ratio = here.get("transformer_lens", {}).get("ours")
+        if ratio:
+            found.append(f"{task} {ratio:.2g}x")
     if not found:
         return "The same work, system by system"
-    return f"TransformerLens takes {', '.join(found)} of our time"
+    return f"Less time than TransformerLens: {', '.join(found)}"
 
 
 FIELDS = ("task", "system", "version", "device", "seconds", "low", "high", "share", "ratios")
@@ -112,4 +132,6 @@ def _require(rows: Sequence[Row]) -> None:
                 "python -m experiments.benchmarks --json."
             )
     if not any(row["seconds"] is not None for row in rows):
-        raise InputError(f"None of the {len(rows)} benchmark rows has a time, so there is no bar.")
+        raise InputError(
+            f"None of the {len(rows)} benchmark rows has a time, so there is no point."
+        )

@@ -169,8 +169,8 @@ TIMINGS = [
 ]
 
 
-def test_the_bars_are_the_seconds_of_the_rows_task_by_task():
-    first, second = benchmarks.figure(TIMINGS).data
+def test_the_points_are_the_seconds_of_the_rows_task_by_task():
+    first, _, second, _ = benchmarks.figure(TIMINGS).data
     assert list(first.x) == [2.0, 12.0, 18.0, None]
     assert list(first.y) == ["ours", "raw", "transformer_lens 4.3", "pyvene"]
     assert list(second.x) == [1.0, 30.0]
@@ -179,8 +179,8 @@ def test_the_bars_are_the_seconds_of_the_rows_task_by_task():
     assert list(first.marker.color) == [benchmarks.OURS] + 3 * [benchmarks.OTHERS]
 
 
-def test_a_bar_says_its_ratio_its_share_and_its_difference():
-    first, second = benchmarks.figure(TIMINGS).data
+def test_the_words_give_the_ratio_the_share_and_the_difference():
+    _, first, _, second = benchmarks.figure(TIMINGS).data
     assert list(first.text) == [
         "2 s, numbers differ by 1e-05",
         "12 s, 6.0x ours, timed on 10% of the work",
@@ -192,7 +192,7 @@ def test_a_bar_says_its_ratio_its_share_and_its_difference():
 
 def test_the_title_is_the_finding_and_the_axis_has_the_unit():
     layout = benchmarks.figure(TIMINGS).layout
-    assert layout.title.text == "TransformerLens takes 9x (patch-grid) of our time"
+    assert layout.title.text == "Less time than TransformerLens: patch-grid 9x"
     assert layout.xaxis2.title.text == "Seconds for the whole work (cpu, 1 thread)"
     assert (layout.xaxis.type, layout.xaxis2.type) == ("log", "log")
     assert [note.text for note in layout.annotations] == ["patch-grid", "patch-late"]
@@ -201,7 +201,7 @@ def test_the_title_is_the_finding_and_the_axis_has_the_unit():
 
 
 def test_rows_that_cannot_be_drawn_are_refused():
-    with says(InputError, "None of the 1 benchmark rows has a time, so there is no bar."):
+    with says(InputError, "None of the 1 benchmark rows has a time, so there is no point."):
         benchmarks.figure([timing("raw", None)])
     short = {key: value for key, value in timing("raw", 1.0).items() if key != "share"}
     message = (
@@ -223,7 +223,7 @@ def test_a_record_is_drawn_the_same_twice_and_a_missing_one_is_said(tmp_path, ca
     assert [path.name for path in paths] == ["benchmarks.html", "benchmarks.json"]
     assert redraw_benchmarks(record, tmp_path) == paths
     assert [path.read_bytes() for path in paths] == first
-    assert json.loads(first[1])["data"][1]["y"] == ["ours", "raw"]
+    assert json.loads(first[1])["data"][2]["y"] == ["ours", "raw"]
     record.write_text("no json\n")
     with pytest.raises(InputError, match=r"benchmarks\.jsonl is not JSONL: "):
         redraw_benchmarks(record, tmp_path)
