@@ -28,7 +28,7 @@ CLAIMS = {
     claim.name: claim for part in (engines, thinking, interventions, costs) for claim in part.CLAIMS
 }
 CHEAP = (
-    "engines-agree", "positions", "no-leaks", "sweep-exact", "planted-circuit", "gqa",
+    "engines-agree", "positions", "no-leaks", "planted-circuit", "gqa",
     "tts-planted", "resume-after-kill",
 )  # fmt: skip
 """Claims measured in the tests too."""

@@ -329,7 +329,7 @@ def checked(edit, batch, name="tiny-llama", new_tokens=0):
     model = tiny(name)
     tokens = model.tokens(batch)
     session = model.session(tokens, tokens.lengths + max(new_tokens - 1, 0), [edit], ())
-    return edit.check(session.edits[0].due, model.sizes.window(edit.site.layer))
+    return edit.check(session.edits[0].due, model.sizes.window(edit.site.layer), None)
 
 
 LONG = list(range(5, 17))  # 12 tokens; the window of tiny-mistral is 8
