@@ -85,10 +85,7 @@ def generate(
     return Generation(
         texts=tuple(writer.text(row) for row in range(len(batch.ids))),
         new_ids=tuple(tuple(ids) for ids in writer.new),
-        prompt_ids=tuple(
-            tuple(row[place >= 0].tolist())
-            for row, place in zip(batch.ids, batch.index, strict=True)
-        ),
+        prompt_ids=batch.prompt_ids,
         finished=tuple(writer.done),
         receipt=session.receipt(ended_early=early),
         logits=torch.stack(writer.logits, dim=1) if keep_logits else None,

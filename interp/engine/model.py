@@ -102,7 +102,15 @@ class Model(ABC):
     @property
     def device(self) -> torch.device:
         """Where the embedding lies, and so where tokens go."""
-        return self.hf.get_input_embeddings().weight.device  # type: ignore[union-attr,return-value]
+        return self._embedding.weight.device
+
+    @cached_property
+    def _embedding(self) -> Any:
+        return self.hf.get_input_embeddings()
+
+    @cached_property
+    def _pad_id(self) -> int:
+        return tokens.pad_token(self.tokenizer, self.hf.config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,8 +153,7 @@ class Model(ABC):
                 f"A prompt of {longest} tokens is longer than the context of {self.name}, "
                 f"{self.sizes.n_ctx} tokens: shorten it."
             )
-        pad_id = tokens.pad_token(self.tokenizer, self.hf.config)
-        return tokens.pad(ids, pad_id=pad_id, side=side, device=self.device)
+        return tokens.pad(ids, pad_id=self._pad_id, side=side, device=self.device)
 
     def run(
         self,
@@ -183,17 +190,19 @@ class Model(ABC):
         batch = self.tokens(inputs, side=padding_side)
         session = self.session(batch, batch.lengths, edits, capture)
         wanted = self.logit_positions(logits, batch)
+        keep = place = None
+        if wanted is not None:
+            keep, place = batch.columns(wanted).unique(return_inverse=True)
         with torch.set_grad_enabled(grad):
-            out, _ = self.tapped(batch, session.taps(batch), keep=_columns(batch, wanted))
-            out = _gather_logits(out, batch, wanted)
+            out, _ = self.tapped(batch, session.taps(batch), keep=keep)
+            if place is None:
+                out = batch.align(out)
+            else:
+                index = place.to(out.device)[..., None]
+                out = out.gather(1, index.expand(-1, -1, out.shape[-1]))
         if logits == "last":
             out = out[:, 0]
-        acts = Acts(session.acts(batch))
-        ids = tuple(
-            tuple(row[place >= 0].tolist())
-            for row, place in zip(batch.ids, batch.index, strict=True)
-        )
-        return Run(out, acts, session.receipt(), ids)
+        return Run(out, Acts(session.acts(batch)), session.receipt(), batch.prompt_ids)
 
     def tapped(
         self,
@@ -221,7 +230,7 @@ class Model(ABC):
         """Check edits and captures and bind them to prompts; `limits` as in `Session`."""
         if isinstance(edits, Edit):
             edits = [edits]
-        session = Session(self, batch.lengths, limits)
+        session = Session(self, batch, limits)
         session.add(edits, _capture(capture))
         return session
 
@@ -263,19 +272,3 @@ def _capture(capture: Capture) -> dict[Site, Positions]:
     if isinstance(capture, Mapping):
         return {Site.parse(site): parse_positions(at) for site, at in capture.items()}
     return {site: "all" for site in parse_sites(capture)}
-
-
-def _columns(batch: Batch, wanted: Tensor | None) -> Tensor | None:
-    """The columns that hold the wanted tokens of any prompt, or None for all."""
-    if wanted is None:
-        return None
-    columns = torch.stack([batch.column(pos) for pos in wanted.T], dim=1)
-    return columns.unique()
-
-
-def _gather_logits(out: Tensor, batch: Batch, wanted: Tensor | None) -> Tensor:
-    if wanted is None:
-        return batch.align(out)
-    columns = torch.stack([batch.column(pos) for pos in wanted.T], dim=1)
-    place = torch.searchsorted(columns.unique(), columns).to(out.device)
-    return out.gather(1, place[..., None].expand(-1, -1, out.shape[-1]))

@@ -59,14 +59,13 @@ class BoundEdit:
 
     def mark(self, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"]) -> None:
         """Note the tokens reached now; a token reached twice is an error."""
-        if self.seen[rows, pos].any():
+        if self.fired and self.seen[rows, pos].any():
             raise SilentEditError(
                 f"{self.edit} was applied twice to one token: its site ran more than once, so its "
                 "effect has no meaning; please report the architecture."
             )
-        self.seen = self.seen.index_put(
-            (rows, pos), torch.ones((), dtype=torch.bool, device=rows.device)
-        )
+        self.seen = self.seen.clone()
+        self.seen[rows, pos] = True
         self.fired += 1
 
     @property
@@ -88,30 +87,31 @@ class BoundEdit:
 
     def receipt(self) -> EditReceipt:
         """Return the proof so far."""
+        complete = torch.equal(self.due, self.seen)
         return EditReceipt(
             edit=self.edit,
             fired=self.fired,
             tokens=_pairs(self.seen),
             change=float(self.change) ** 0.5,
             before=float(self.before) ** 0.5,
-            missed=_pairs(self.due & ~self.seen),
+            missed=() if complete else _pairs(self.due & ~self.seen),
         )
 
 
 def _pairs(tokens: Bool[Tensor, "batch limit"]) -> tuple[tuple[int, int], ...]:
-    return tuple((row, pos) for row, pos in tokens.nonzero().tolist())
+    return tuple(map(tuple, tokens.nonzero().tolist()))
 
 
 @dataclass(eq=False)
 class Session:
-    """Edits and captures bound to prompts of known lengths.
+    """Edits and captures bound to prompts.
 
-    `prompt_lengths` says where new tokens begin; `limits` how many tokens of each prompt the model
-    will see: the prompt's length in a run, and all but the last new token in a generation.
+    `batch` says where new tokens begin; `limits` how many tokens of each prompt the model will see:
+    the prompt's length in a run, and all but the last new token in a generation.
     """
 
     host: Host
-    prompt_lengths: Int[Tensor, " batch"]
+    batch: Batch
     limits: Int[Tensor, " batch"]
     edits: list[BoundEdit] = field(default_factory=list)
     by_cell: dict[int, list[BoundEdit]] = field(default_factory=dict)
@@ -152,16 +152,26 @@ class Session:
             self._require_positions(f"capture of {site}", positions, range(len(self.limits)))
         self.capture |= capture
 
+    @cached_property
+    def _grid(self) -> tuple[Int[Tensor, "batch limit"], Int[Tensor, "batch limit"]]:
+        """The position, -1 past a prompt's limit, and the prompt of each token."""
+        if self.batch.straight and self.limits is self.batch.lengths:
+            return self.batch.index, self.batch.prompts
+        prompts, pos = torch.meshgrid(
+            torch.arange(len(self.limits), device=self.limits.device),
+            torch.arange(self.width, device=self.limits.device),
+            indexing="ij",
+        )
+        return torch.where(pos < self.limits[:, None], pos, -1), prompts
+
     def _due(self, edit: Edit) -> Bool[Tensor, "batch limit"]:
-        n_rows, width = len(self.limits), self.width
+        n_rows = len(self.limits)
         outside = [row for row in edit.rows or () if row >= n_rows]
         if outside:
             raise EditError(f"{edit}: there is no prompt {outside[0]}; the batch has {n_rows}.")
-        rows = edit.rows if edit.rows is not None else tuple(range(n_rows))
-        self._require_positions(str(edit), edit.positions, rows)
-        pos = torch.arange(width, device=self.limits.device).expand(n_rows, width)
-        prompts = torch.arange(n_rows, device=pos.device)[:, None].expand_as(pos)
-        due = self._hits(edit, pos, prompts) & (pos < self.limits[:, None])
+        rows = edit.rows if edit.rows is not None else range(n_rows)
+        self._require_positions(edit, edit.positions, rows)
+        due = self._hits(edit, *self._grid)
         if not due.any():
             raise SilentEditError(
                 f"{edit} names no token of this run, so it would change nothing; new tokens exist "
@@ -170,7 +180,7 @@ class Session:
         return due
 
     def _require_positions(
-        self, what: str, positions: Positions, rows: Sequence[int] | range
+        self, what: object, positions: Positions, rows: Sequence[int] | range
     ) -> None:
         if isinstance(positions, str):
             return
@@ -182,7 +192,7 @@ class Session:
         for row in rows:
             past = [pos for pos in self._named(positions, row) if pos >= self.limits[row]]
             if past and isinstance(positions, New):
-                length = int(self.prompt_lengths[row])
+                length = int(self.batch.lengths[row])
                 raise PositionError(
                     f"{what}: the model sees {int(self.limits[row]) - length} new tokens of prompt "
                     f"{row}, so there is no new token {past[0] - length}; raise max_new_tokens of "
@@ -198,7 +208,7 @@ class Session:
     def _named(self, positions: tuple[int, ...] | New | Each, row: int) -> tuple[int, ...]:
         """The logical positions that are named for one prompt."""
         if isinstance(positions, New):
-            return tuple(int(self.prompt_lengths[row]) + i for i in positions.indices)
+            return tuple(int(self.batch.lengths[row]) + i for i in positions.indices)
         return positions.prompts[row] if isinstance(positions, Each) else positions
 
     def _hits(
@@ -216,7 +226,7 @@ class Session:
             return mask
         if isinstance(at, tuple):
             return mask & _among(index, at)
-        lengths = self.prompt_lengths.to(index.device)[prompts]
+        lengths = self.batch.lengths.to(index.device)[prompts]
         if isinstance(at, New):
             return mask & _among(index - lengths, at.indices)
         if isinstance(at, Each):
@@ -256,14 +266,10 @@ class Session:
     ) -> Tensor:
         """Apply one edit; an activation that is `owned` (made by an edit before) is written to."""
         edit = bound.edit
-        hits = self._hits(edit, batch.index, batch.prompts)
-        if batch.cells is not None:
-            hits = hits & (batch.cells == bound.cell)
-        rows, columns = hits.nonzero(as_tuple=True)
+        rows, columns, prompts, pos = self._reached(bound, batch)
         if not len(rows):
             return act
-        prompts, pos = batch.prompts[rows, columns], batch.index[rows, columns]
-        entries = _entries(site, batch, self.host.sizes, act, rows, columns, self.width)
+        entries = self._entries(site, batch, act, rows, columns)
         whole = entries.read(act)
         pick = _selection(edit, site, whole, self.host.sizes)
         old = whole[pick]
@@ -283,6 +289,30 @@ class Session:
             new = whole
         return entries.write(act, new, owned=owned)
 
+    def _reached(self, bound: BoundEdit, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The rows and columns of a batch that an edit names, their prompts and positions."""
+        if batch.straight:
+            rows, columns = bound.due[:, : batch.ids.shape[1]].nonzero(as_tuple=True)
+            return rows, columns, rows, columns
+        hits = self._hits(bound.edit, batch.index, batch.prompts)
+        if batch.cells is not None:
+            hits = hits & (batch.cells == bound.cell)
+        rows, columns = hits.nonzero(as_tuple=True)
+        return rows, columns, batch.prompts[rows, columns], batch.index[rows, columns]
+
+    def _entries(
+        self, site: Site, batch: Batch, act: Tensor, rows: Tensor, columns: Tensor
+    ) -> _Entries | _Queries:
+        here = rows.to(act.device), columns.to(act.device)
+        if site.component not in ATTENTION_MAPS:
+            return _Entries(*here)
+        assert site.layer is not None
+        seen = batch.visible(self.host.sizes.window(site.layer))[rows, columns]
+        keys = batch.key_index.expand(len(batch.ids), -1)[rows]
+        place = torch.where(seen, keys, self.width)
+        place = place[:, -act.shape[-1] :]  # a sliding cache holds the last
+        return _Queries(*here, place.to(act.device), self.width)
+
     def _checked(self, bound: BoundEdit, new: Tensor, old: Tensor, where: Where) -> Tensor:
         """Refuse an answer of another shape or not finite; note how much it changes."""
         edit = bound.edit
@@ -294,12 +324,11 @@ class Session:
         if where.keys is not None:  # no query ever attends to what it cannot see
             seen = where.select(where.keys[:, None].expand(len(old), *where.token))
             new = torch.where(seen, new, old)
-        before = old.detach()
-        change = float(_square(new.detach() - before))
+        change = float(_norm(new.detach() - old.detach()))
         if not isfinite(change) and not new.isfinite().all():
             raise EditError(f"{edit} made a value that is not finite; check its vector or scale.")
-        bound.change = bound.change + change
-        bound.before = bound.before + _square(before)
+        bound.change += change**2
+        bound.before = bound.before + _norm(old.detach()).square()
         return new
 
     def forget(self) -> None:
@@ -366,9 +395,9 @@ def _among(index: Tensor, named: tuple[int, ...]) -> Tensor:
     return torch.isin(index, torch.tensor(named, device=index.device))
 
 
-def _square(entries: Tensor) -> Tensor:
-    """The squared L2 norm, summed in float64."""
-    return torch.linalg.vector_norm(entries, dtype=torch.float64) ** 2
+def _norm(entries: Tensor) -> Tensor:
+    """The L2 norm, summed in float64."""
+    return torch.linalg.vector_norm(entries, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -426,19 +455,6 @@ class _Queries:
         whole = act if owned and not torch.is_grad_enabled() else act.clone()
         whole[self.rows, :, self.columns] = torch.where(place < self.width, new, old)
         return whole
-
-
-def _entries(
-    site: Site, batch: Batch, sizes: Sizes, act: Tensor, rows: Tensor, columns: Tensor, limit: int
-) -> _Entries | _Queries:
-    here = rows.to(act.device), columns.to(act.device)
-    if site.component not in ATTENTION_MAPS:
-        return _Entries(*here)
-    assert site.layer is not None
-    seen = batch.visible(sizes.window(site.layer))[rows, columns]
-    keys = batch.key_index.expand(len(batch.ids), -1)[rows]
-    place = torch.where(seen, keys, limit)[:, -act.shape[-1] :]  # a sliding cache holds the last
-    return _Queries(*here, place.to(act.device), limit)
 
 
 def _require_heads(edit: Edit, sizes: Sizes) -> None:

@@ -211,7 +211,7 @@ def _prepare(
     check_metric(metric, logits, read, model)
     held, source_values = _run_source(model, ids, cells, source, metric, logits)
     bound = [_edits(cell, held) for cell in cells]
-    session = Session(model, batch.lengths, batch.lengths)
+    session = Session(model, batch, batch.lengths)
     for place, edits in enumerate(bound):
         session.add(edits, {}, cell=place)
     reason = _why_exact(model, exact)
@@ -267,7 +267,7 @@ def check_cells(
         raise InputError("A sweep needs at least one cell: an edit, or a place to patch.")
     if not memory_gib > 0 or chunk < 1:
         raise InputError(f"memory_gib={memory_gib}, chunk={chunk}: give positive numbers.")
-    session = Session(model, batch.lengths, batch.lengths)
+    session = Session(model, batch, batch.lengths)
     for place, cell in enumerate(cells):
         edits = [each.named() if isinstance(each, At) else each for each in _several(cell)]
         session.add(edits, {}, cell=place)

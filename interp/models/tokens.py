@@ -34,6 +34,8 @@ class Batch:
     """The logical token of each column, -1 for padding."""
     mask: Int[Tensor, "batch seen"]
     """1 for every real token that attention may see, cached ones included."""
+    straight: bool = False
+    """Known to have neither padding nor cached tokens, so that column i holds logical token i."""
 
     @cached_property
     def lengths(self) -> Int[Tensor, " batch"]:
@@ -43,7 +45,7 @@ class Batch:
     @property
     def position_ids(self) -> Int[Tensor, "batch width"]:
         """Position ids for the model: the logical token, 0 in padding."""
-        return self.index.clamp(min=0)
+        return self.index if self.straight else self.index.clamp(min=0)
 
     @cached_property
     def prompts(self) -> Int[Tensor, "batch width"]:
@@ -69,20 +71,30 @@ class Batch:
     @cached_property
     def ragged(self) -> bool:
         """Whether any column is padding."""
-        return bool((self.index < 0).any())
+        return not self.straight and bool((self.index < 0).any())
 
-    def column(self, pos: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Return the column that holds a logical token of each prompt."""
-        return (self.index == pos[:, None]).int().argmax(1)
+    @property
+    def prompt_ids(self) -> tuple[tuple[int, ...], ...]:
+        """The token ids of each prompt, without padding."""
+        rows = zip(self.ids.tolist(), self.index.tolist(), strict=True)
+        return tuple(
+            tuple(token for token, place in zip(*row, strict=True) if place >= 0) for row in rows
+        )
+
+    def columns(self, pos: Int[Tensor, "batch n"]) -> Int[Tensor, "batch n"]:
+        """Return the columns that hold logical tokens of each prompt."""
+        if self.straight:
+            return pos
+        return (self.index[:, None] == pos[:, :, None]).int().argmax(2)
 
     def align(self, act: Tensor, width: int | None = None) -> Tensor:
         """Move columns to logical positions: `[batch, width, ...]` with NaN where no token is.
 
         The second axis of the answer counts logical tokens, whatever the padding side.
         """
-        width = width or int(self.lengths.max())
-        if not self.ragged and act.shape[1] == width and bool((self.index[:, 0] == 0).all()):
+        if self.straight and act.shape[1] == (width or self.ids.shape[1]):
             return act.clone()
+        width = width or int(self.lengths.max())
         out = act.new_full((act.shape[0], width, *act.shape[2:]), float("nan"))
         rows, columns = (self.index >= 0).nonzero(as_tuple=True)
         out[rows, self.index[rows, columns]] = act[rows, columns]
@@ -97,14 +109,19 @@ def pad(ids: Sequence[Sequence[int]], *, pad_id: int, side: Side, device: Any = 
     >>> pad([[5, 6], [7]], pad_id=0, side="left").index.tolist()
     [[0, 1], [-1, 0]]
     """
-    width = max(len(row) for row in ids)
+    lengths = set(map(len, ids))
+    width = max(lengths)
+    if len(lengths) == 1:
+        even = torch.tensor(ids, device=device)
+        place = torch.arange(width, device=device).expand_as(even)
+        return Batch(even, place, torch.ones_like(even), straight=True)
     padded, index = [], []
     for row in ids:
         gap = width - len(row)
-        tokens, place = list(row), list(range(len(row)))
+        tokens, logical = list(row), list(range(len(row)))
         left = side == "left"
         padded.append([pad_id] * gap + tokens if left else tokens + [pad_id] * gap)
-        index.append([-1] * gap + place if left else place + [-1] * gap)
+        index.append([-1] * gap + logical if left else logical + [-1] * gap)
     where = torch.tensor(index, device=device)
     return Batch(torch.tensor(padded, device=device), where, (where >= 0).long())
 
@@ -133,16 +150,18 @@ def _one_prompt(tokenizer: Any, prompt: Any, i: int, d_vocab: int) -> list[int]:
         if tokenizer is None:
             raise InputError("This model has no tokenizer, so pass token ids instead of text.")
         ids = encode(tokenizer, prompt)
+    elif isinstance(prompt, list) and set(map(type, prompt)) == {int}:
+        ids = prompt
     elif isinstance(prompt, Sequence) and all(isinstance(token, Integral) for token in prompt):
         ids = [int(token) for token in prompt]
     else:
         raise InputError(f"Prompt {i} is {prompt!r}: pass text or a list of whole token ids.")
     if not ids:
         raise InputError(f"Prompt {i} is empty: a prompt needs at least one token.")
-    outside = [token for token in ids if not 0 <= token < d_vocab]
-    if outside:
+    if min(ids) < 0 or max(ids) >= d_vocab:
+        outside = next(token for token in ids if not 0 <= token < d_vocab)
         raise InputError(
-            f"Prompt {i} holds token {outside[0]}, but the vocabulary has {d_vocab} tokens."
+            f"Prompt {i} holds token {outside}, but the vocabulary has {d_vocab} tokens."
         )
     return ids
 

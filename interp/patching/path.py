@@ -322,7 +322,7 @@ def _named(
 ) -> dict[Sender | Receiver, Bool[Tensor, "prompt pos"]]:
     """The tokens that each end names; refuses sites, heads and tokens that are not there."""
     ends = dict.fromkeys(end for edge in edges for end in (*edge.senders, *edge.receivers))
-    session = Session(model, batch.lengths, batch.lengths)
+    session = Session(model, batch, batch.lengths)
     for end in ends:
         edit = Named(end.site, heads=end.head, positions=end.positions, name=str(end))
         session.add([edit], {})

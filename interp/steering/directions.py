@@ -236,7 +236,7 @@ def fit(
         )
     wanted = [_wide(site) for site in parse_sites(sites)]
     model.check_sites(wanted)
-    first, second = _ids(model, positive), _ids(model, negative)
+    first, second = (model.tokens(side).prompt_ids for side in (positive, negative))
     if method == "pca_of_differences" and len(first) != len(second):
         raise InputError(
             f"pca_of_differences needs pairs, and there are {len(first)} positive and "
@@ -345,13 +345,6 @@ def activations(
         for site in found:
             found[site].append(run.acts[site][:, 0])
     return {site: torch.cat(parts) for site, parts in found.items()}
-
-
-def _ids(model: Model, inputs: Inputs) -> list[list[int]]:
-    """Token ids of each prompt, checked as a run would."""
-    batch = model.tokens(inputs)
-    pairs = zip(batch.ids, batch.index, strict=True)
-    return [row[place >= 0].tolist() for row, place in pairs]
 
 
 def _wide(site: Site) -> Site:

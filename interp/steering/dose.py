@@ -322,12 +322,12 @@ def study(
         SiteError, EditError, PositionError: as in `Model.run`.
     """
     _check_counts(len(directions), n_random, batch_size, max_damage)
-    ids = _ids(model, prompts)
+    ids = list(model.tokens(prompts).prompt_ids)
     bench = _Bench(
         model=model,
         prompts=ids,
         problems=_problems(ids, groups),
-        neutral=_ids(model, neutral),
+        neutral=list(model.tokens(neutral).prompt_ids),
         measure=measure,
         coefficients=_doses(directions, coefficients, mode),
         positions=positions,
@@ -562,12 +562,6 @@ def _problems(
             f"There are {len(prompts)} prompts and {len(groups)} groups: name the problem of each."
         )
     return groups
-
-
-def _ids(model: Model, inputs: Inputs) -> list[tuple[int, ...]]:
-    batch = model.tokens(inputs)
-    pairs = zip(batch.ids, batch.index, strict=True)
-    return [tuple(row[place >= 0].tolist()) for row, place in pairs]
 
 
 def _parts(places: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -140,10 +140,7 @@ def guided_generate(
     return Generation(
         texts=tuple(writer.text(row) for row in range(len(alone.ids))),
         new_ids=tuple(tuple(ids) for ids in writer.new),
-        prompt_ids=tuple(
-            tuple(row[place >= 0].tolist())
-            for row, place in zip(alone.ids, alone.index, strict=True)
-        ),
+        prompt_ids=alone.prompt_ids,
         finished=tuple(writer.done),
         receipt=_own_receipt(session.receipt(ended_early=early)),
         logits=torch.stack(writer.logits, dim=1) if keep_logits else None,

@@ -39,8 +39,8 @@ def test_left_padding_by_hand():
 
 def test_a_column_is_where_a_logical_token_lies():
     batch = pad([[5, 6, 7], [8, 9]], pad_id=2, side="left")
-    assert batch.column(torch.tensor([1, 1])).tolist() == [1, 2]
-    assert batch.column(torch.tensor([2, 0])).tolist() == [2, 1]
+    assert batch.columns(torch.tensor([[1], [1]])).tolist() == [[1], [2]]
+    assert batch.columns(torch.tensor([[2, 0], [0, 1]])).tolist() == [[2, 0], [1, 2]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
