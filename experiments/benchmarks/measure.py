@@ -122,7 +122,7 @@ TASKS = (
         ("ours, no edit", "Hugging Face"),
         "raw",
         ("Hugging Face", "ours, no edit"),
-        rounds=2,
+        rounds=6,
     ),
     Task(
         "attribution",
