@@ -52,6 +52,10 @@ class StoreError(InterpError):
     """A folder of records is missing, damaged or belongs to other settings."""
 
 
+class DiskError(StoreError):
+    """The disk, or what stands in its place, refuses to read or write records."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the known name nearest to `word`, or nothing.
 

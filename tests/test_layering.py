@@ -21,7 +21,7 @@ FOLDERS = ("interp", "experiments", "figures")
 BASE = {"errors", "sites", "edits", "attention_edits", "metrics", "bases", "models"}
 SHARED = BASE | {"engine", "data", "stats"}
 METHODS = {"patching", "steering", "thinking", "latent", "alignment"}
-LIBRARY = SHARED | METHODS | {"diagrams", "results", "jobs", "cli"}
+LIBRARY = SHARED | METHODS | {"diagrams", "results", "sweeps", "jobs", "cli"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -37,12 +37,13 @@ ALLOWED: dict[str, set[str]] = {
     "engine": BASE,
     "data": {"errors", "models", "engine"},
     **dict.fromkeys(METHODS, SHARED),  # a method imports no other method
+    "sweeps": {"errors", "stats", "results"},  # experiments are found by name
     "jobs": LIBRARY - {"cli"},
     "cli": LIBRARY,  # neither experiments nor figures: they are not in the wheel
     "experiments": LIBRARY - {"cli"} | {"interp"},
     "figures": {"errors", "stats", "results"},
 }
-NO_TORCH = {"errors", "stats", "diagrams", "results", "figures"}
+NO_TORCH = {"errors", "stats", "diagrams", "results", "sweeps", "figures"}
 
 NNSIGHT = "interp/engine/nnsight_engine.py"
 TRANSFORMER_LENS = "interp/engine/transformer_lens_engine.py"

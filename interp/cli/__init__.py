@@ -1,4 +1,4 @@
-"""The command line: `interp demo|tts|patch|path|circuit|steer|results|report|check|models`.
+"""The command line: `interp demo|tts|patch|path|circuit|steer|sweep|results|report|check|models`.
 
 Exit status: 0 done, 1 a check failed, 2 bad input (one sentence, no traceback), 3 done but some
 rows were marked.
@@ -17,6 +17,7 @@ from rich.console import Console
 from interp.cli.interventions import Circuit, Patch, Paths, Steer
 from interp.cli.models import Check, Models
 from interp.cli.records import Report, Results
+from interp.cli.sweeps import Sweep, SweepGc, SweepShow, SweepStatus
 from interp.cli.thinking import Demo, Tts
 from interp.errors import InterpError
 
@@ -27,6 +28,10 @@ Command = (
     | Annotated[Paths, tyro.conf.subcommand("path")]
     | Annotated[Circuit, tyro.conf.subcommand("circuit")]
     | Annotated[Steer, tyro.conf.subcommand("steer")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[SweepStatus, tyro.conf.subcommand("sweep-status")]
+    | Annotated[SweepShow, tyro.conf.subcommand("sweep-show")]
+    | Annotated[SweepGc, tyro.conf.subcommand("sweep-gc")]
     | Annotated[Results, tyro.conf.subcommand("results")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Check, tyro.conf.subcommand("check")]
@@ -34,6 +39,8 @@ Command = (
 )
 
 
+PARTS = ("status", "show", "gc")
+"""What `interp sweep` does beside running a grid."""
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -46,11 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["sweep"] and words[1:2] and words[1] in PARTS:
+        words[:2] = [f"sweep-{words[1]}"]  # `interp sweep status`: a part, not a grid of that name
     command = tyro.cli(
         Command,
         prog="interp",
         description="Find out what inside a language model caused its answer, by intervening.",
-        args=argv,
+        args=words,
     )
     console = Console(stderr=False)
     try:

@@ -13,7 +13,7 @@ import interp.results as results
 from interp.data.pairs import PromptPair
 from interp.engine.loading import load
 from interp.engine.model import Model
-from interp.engine.sweep import At
+from interp.engine.sweep import At, Progress, Say
 from interp.errors import EditError, InputError
 from interp.jobs import runs
 from interp.jobs.pairs import Chosen, begin, choose, require_layers, require_memory
@@ -110,21 +110,43 @@ def patch_component(
     memory_gib: float,
     console: Console,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Patch one component over the grid; the tables `patch`, `patch_pairs` and `marked_pairs`."""
-    places = _places(model, chosen.pairs, component, settings)
+    """Patch one component over the grid, with a progress bar; the tables of `component_tables`."""
     with runs.progress(console) as bars:
         task = bars.add_task(f"patching {component}", total=None)
-        found = patch(
+        return component_tables(
             model,
-            chosen.pairs,
-            places,
-            direction=settings.direction,
-            metric=settings.metric,
-            exact=settings.exact,
+            chosen,
+            component,
+            settings,
             memory_gib=memory_gib,
             say=lambda line: console.print(line, soft_wrap=True, markup=False, highlight=False),
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
+
+
+def component_tables(
+    model: Model,
+    chosen: Chosen,
+    component: str,
+    settings: Settings,
+    *,
+    memory_gib: float,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Patch one component over the grid; the tables `patch`, `patch_pairs` and `marked_pairs`."""
+    places = _places(model, chosen.pairs, component, settings)
+    found = patch(
+        model,
+        chosen.pairs,
+        places,
+        direction=settings.direction,
+        metric=settings.metric,
+        exact=settings.exact,
+        memory_gib=memory_gib,
+        say=say,
+        progress=progress,
+    )
     rows = patch_rows(model, chosen.pairs, places, found)
     pairs = [
         {"place": row["place"], "id": name, "value": value, "base": base, "source": source}

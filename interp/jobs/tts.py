@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ from interp.thinking import answers
 from interp.thinking.cells import CELLS
 from interp.thinking.rules import Rules, Target, Think, preset
 from interp.thinking.score import Chain, ChainScore, Problem, prepare, score_chain
+
+Tables = dict[str, list[dict[str, Any]]]
+"""Rows by table name."""
+NOTHING = MappingProxyType({"forwards": 0.0, "tokens": 0.0})
+"""What a marked row costs."""
 
 NOISE_LIMIT = 0.005
 """Half precision that moves a probability by more than this hides decorative steps."""
@@ -109,33 +115,73 @@ def _cell(
     pool: Sequence[str],
     memory_gib: float,
     bars: Progress,
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
+) -> tuple[Tables, dict[str, float]]:
     """Compute one row's tables, or the one that says why it is marked."""
     task = bars.add_task(f"  {row.id[:24]}", total=None)
-    chain = None
     try:
-        if row.reason:
-            raise InputError(row.reason)
-        chain = prepare(
-            model, _problem(row), settings.rules, max_new_tokens=settings.max_new_tokens
+        return score_row(
+            row,
+            prepared(model, row, settings),
+            model,
+            settings,
+            seeds=range(settings.seeds),
+            pool=pool,
+            memory_gib=memory_gib,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
+    finally:
+        bars.remove_task(task)
+
+
+def prepared(model: Model, row: Row, settings: Settings) -> Chain | str:
+    """The chain of a row, written by the model if the row has none; or why it is marked.
+
+    Of the settings it depends on the rules and `max_new_tokens` alone, not on any seed.
+    """
+    if row.reason:
+        return row.reason
+    try:
+        return prepare(model, _problem(row), settings.rules, max_new_tokens=settings.max_new_tokens)
+    except InputError as error:
+        return str(error)
+
+
+def score_row(
+    row: Row,
+    chain: Chain | str,
+    model: Model,
+    settings: Settings,
+    *,
+    seeds: Sequence[int],
+    pool: Sequence[str],
+    memory_gib: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tables, dict[str, float]]:
+    """The tables of one row and what they cost; one table that says why, where it is marked.
+
+    Args:
+        chain: what `prepared` gave for the row.
+        seeds: draws of the perturbation, the first `settings.control_seeds` with controls.
+        pool: steps of other problems, from which the random-step control draws.
+    """
+    if isinstance(chain, str):
+        return _marked(row, None, chain), dict(NOTHING)
+    try:
         longest = len(encode(model.tokenizer, chain.prompt + chain.text)) + 64
         result = score_chain(
             model,
             chain,
             settings.rules,
-            seeds=range(settings.seeds),
+            seeds=seeds,
             control_seeds=settings.control_seeds,
             pool=pool,
             exact=settings.exact,
             chunk=chunk_for(model, longest, memory_gib),
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            progress=progress,
         )
     except InputError as error:
-        return {"chains": [_marked(row, chain, str(error))]}, {"forwards": 0.0, "tokens": 0.0}
-    finally:
-        bars.remove_task(task)
-    return _tables(row, model, result, settings), _cost(result.spent)
+        return _marked(row, chain, str(error)), dict(NOTHING)
+    return _tables(row, model, result, audit=settings.audit), _cost(result.spent)
 
 
 def _problem(row: Row) -> Problem:
@@ -155,8 +201,8 @@ def chunk_for(model: Model, longest: int, memory_gib: float) -> int:
     return int(max(16, min(512, memory_gib * 2**30 / a_token)))
 
 
-def _marked(row: Row, chain: Chain | None, reason: str) -> dict[str, Any]:
-    return {
+def _marked(row: Row, chain: Chain | None, reason: str) -> Tables:
+    about = {
         "id": row.id,
         "status": "marked",
         "reason": reason,
@@ -164,11 +210,10 @@ def _marked(row: Row, chain: Chain | None, reason: str) -> dict[str, Any]:
         "chain": chain.text if chain else row.cot,
         "gold": answers.gold_answer(row.answer) if row.answer else None,
     }
+    return {"chains": [about]}
 
 
-def _tables(
-    row: Row, model: Model, result: ChainScore, settings: Settings
-) -> dict[str, list[dict[str, Any]]]:
+def _tables(row: Row, model: Model, result: ChainScore, *, audit: bool) -> Tables:
     chain, spent = result.chain, result.spent
     gold = chain.problem.gold
     about = {
@@ -191,12 +236,12 @@ def _tables(
         "naive_tokens": spent.naive_tokens,
         "forwards": spent.forwards,
     }
-    tables = {
+    tables: Tables = {
         "chains": [about],
         "steps": [asdict(step) for step in result.steps],
         "marked_steps": result.marked,
     }
-    if settings.audit:
+    if audit:
         tables["audit"] = [_audit_row(asdict(each)) for each in result.audit]
     return tables
 

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -26,6 +27,9 @@ from interp.errors import InputError, StoreError
 
 SCHEMA = 1
 """Version of the layout of manifests and cells; a reader refuses a newer one."""
+
+OLDEST = 1
+"""The oldest layout that is read as it is; `interp.results.migrate` rewrites what is older."""
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "nnsight", "numpy", "interp-workbench")
 """Packages whose versions a manifest notes."""
@@ -265,8 +269,8 @@ def as_json(value: Mapping[str, object], what: str) -> dict[str, object]:
     return json.loads(canonical_json(value, what))
 
 
-def read_json(path: Path) -> object:
-    """Read a JSON file.
+def parse_json(text: bytes | str) -> object:
+    """Return the value of a JSON text.
 
     Raises:
         ValueError: it is not JSON, is cut short or holds NaN or infinity.
@@ -275,14 +279,31 @@ def read_json(path: Path) -> object:
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"{word} is not JSON")
 
-    return json.loads(path.read_bytes(), parse_constant=refuse)
+    return json.loads(text, parse_constant=refuse)
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: it is not JSON, is cut short or holds NaN or infinity.
+    """
+    return parse_json(path.read_bytes())
+
+
+def json_bytes(value: object, what: str) -> bytes:
+    """Return a value as the text of a JSON file.
+
+    Raises:
+        InputError: the value holds NaN, infinity or an object that JSON does not have.
+    """
+    canonical_json(value, what)  # refuses in one sentence
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all: a reader finds the old file or the new one."""
-    canonical_json(value, str(path.name))  # refuses before anything is written
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    replace_file(path, text.encode())
+    replace_file(path, json_bytes(value, path.name))
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -321,8 +342,33 @@ def part_name() -> str:
 
 
 def machine() -> str:
-    """Return eight hexadecimal digits that stand for this machine's name."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    """Return eight hexadecimal digits that stand for this machine's processes.
+
+    Two containers of one name have process numbers of their own, so they are two machines.
+    """
+    try:
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        processes = ""
+    return hashlib.sha256(f"{socket.gethostname()} {processes}".encode()).hexdigest()[:8]
+
+
+def refuse_schema(schema: int, what: str, address: str) -> None:
+    """Refuse a record whose layout this version does not read.
+
+    Raises:
+        StoreError: it is newer, or older than `OLDEST`; says what to do.
+    """
+    if schema > SCHEMA:
+        raise StoreError(
+            f"{what} has schema {schema} and this version reads up to {SCHEMA}: "
+            "update interp-workbench."
+        )
+    if schema < OLDEST:
+        raise StoreError(
+            f"{what} has schema {schema} and this version reads from {OLDEST} on: "
+            f"run `python -m interp.results.migrate {shlex.quote(address)}`."
+        )
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -350,11 +396,7 @@ def read_manifest(path: Path) -> Manifest:
 def _manifest(path: Path, stored: object) -> Manifest:
     if not isinstance(stored, dict) or not isinstance(stored.get("schema"), int):
         raise StoreError(f"{path} is not a manifest: it has no schema. Check the folder.")
-    if stored["schema"] > SCHEMA:
-        raise StoreError(
-            f"{path} has schema {stored['schema']} and this version reads up to {SCHEMA}: "
-            "update interp-workbench."
-        )
+    refuse_schema(stored["schema"], str(path), str(path.parent))
     needed = {f.name for f in fields(Manifest) if f.default is f.default_factory is MISSING}
     if missing := sorted(needed - stored.keys()):
         raise StoreError(f"{path} lacks {', '.join(missing)}. Restore it, or pick another folder.")

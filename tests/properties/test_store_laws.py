@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.results import Manifest, Store, cell_key
-from interp.results.store import as_table
+from interp.results.tables import as_table
 
 LAW = settings(deadline=None, derandomize=True, max_examples=40)
 FEW = settings(LAW, max_examples=15)  # each example waits for the disk many times

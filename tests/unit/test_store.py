@@ -233,7 +233,7 @@ def test_a_failed_write_leaves_nothing(store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("interp.results.store.write_bytes", full)
+    monkeypatch.setattr("interp.results.cells.write_bytes", full)
     with pytest.raises(StoreError, match=r"^Cell \w+ cannot be written to .*: No space left"):
         put(store, 0)
     assert os.listdir(store.folder / "cells") == []
@@ -395,7 +395,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(store, door, content, message
 
 
 def test_a_cell_of_a_newer_schema_is_not_taken_for_damage(store, monkeypatch):
-    monkeypatch.setattr("interp.results.store.SCHEMA", 2)
+    monkeypatch.setattr("interp.results.cells.SCHEMA", 2)
     key = put(store, 0)
     monkeypatch.undo()
     with pytest.raises(StoreError, match=r"has schema 2 and this version reads up to 1: update"):
@@ -411,7 +411,7 @@ def test_a_reader_without_rights_skips_a_damaged_cell(store, monkeypatch, number
     def refused(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("interp.results.store._locked", refused)
+    monkeypatch.setattr("interp.results.cells.locked", refused)
     reader = Store.open(store.folder)
     assert (reader.rows("scores"), reader.damaged) == (rows_of(1), 1)
 
@@ -552,9 +552,9 @@ def test_what_is_no_rename_of_a_cell_waits_for_the_lock(store, deed):
 
 def test_a_cell_made_again_meanwhile_is_not_set_aside(store, monkeypatch):
     """Another process repairs the cell between our finding the damage and our getting the lock."""
-    from interp.results import store as module
+    from interp.results import cells as module
 
-    key, locked = put(store, 0), module._locked
+    key, locked = put(store, 0), module.locked
     path = store.folder / "cells" / key / "scores.parquet"
     good = path.read_bytes()
     flip_a_byte(path, 50)
@@ -563,7 +563,7 @@ def test_a_cell_made_again_meanwhile_is_not_set_aside(store, monkeypatch):
         path.write_bytes(good)
         return locked(folder)
 
-    monkeypatch.setattr(module, "_locked", late)
+    monkeypatch.setattr(module, "locked", late)
     assert store.has(key)
     assert store.damaged == 0
     assert not (store.folder / "damaged").exists()

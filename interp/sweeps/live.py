@@ -1,0 +1,161 @@
+"""What a person sees while a sweep runs: a table that is drawn again twice a second."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from interp.sweeps.executors.base import Executor
+from interp.sweeps.plan import Plan, Planned
+from interp.sweeps.work import Report
+
+RECENT = 5
+"""How many of the last failures are shown."""
+WINDOW = 50
+"""From how many of the last cells the time left is estimated."""
+
+
+@dataclass
+class _Worker:
+    """What a worker is at."""
+
+    label: str = ""
+    attempt: int = 1
+    since: float = 0.0
+    cells: int = 0
+
+
+class Display:
+    """A live table on a terminal; on anything else a line where a cell fails, and silence."""
+
+    def __init__(self, console: Console, varied: tuple[str, ...]) -> None:
+        self._console = console
+        self._varied = varied
+        self._live: Live | None = None
+
+    def begin(self, plan: Plan, executor: Executor, workers: int) -> None:
+        """Start to draw."""
+        self._plan, self._executor = plan, executor.name
+        self._workers = [_Worker() for _ in range(workers)]
+        self._failures: deque[tuple[str, int, str]] = deque(maxlen=RECENT)
+        self._ended: deque[float] = deque([time.monotonic()], maxlen=WINDOW)
+        if self._console.is_terminal:
+            self._live = Live(
+                self._draw(), console=self._console, auto_refresh=False, transient=True
+            )
+            self._live.start()
+
+    def gave(self, worker: int, cell: Planned, attempt: int) -> None:
+        """Show what the worker is at."""
+        at = self._workers[worker]
+        at.label, at.attempt, at.since = self.label(cell), attempt, time.monotonic()
+        self.tick()
+
+    def settled(self, worker: int, cell: Planned, report: Report) -> None:
+        """Count the cell, and keep its failure to be shown."""
+        at = self._workers[worker]
+        at.label = ""
+        if report.state == "failed":
+            self._failures.append((self.label(cell), at.attempt, first_line(report.error)))
+            if self._live is None:
+                text = f"attempt {at.attempt} failed: {self.label(cell)}: {report.error}"
+                self._console.print(Text(first_line(text)), soft_wrap=True)
+        else:
+            at.cells += 1
+            self._ended.append(time.monotonic())
+
+    def tick(self) -> None:
+        """Draw again."""
+        if self._live is not None:
+            self._live.update(self._draw(), refresh=True)
+
+    def end(self) -> None:
+        """Take the table away; the summary follows."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def label(self, cell: Planned) -> str:
+        """Name a cell by the fields in which the cells differ."""
+        return cell_label(cell.config, self._varied)
+
+    def _draw(self) -> Group:
+        plan = self._plan
+        bar = Progress(TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn())
+        bar.add_task("cells", total=len(plan.cells), completed=plan.count("done"))
+        failed, left = plan.count("failed"), self._left()
+        rate = f"{60 * self._rate():.3g} cells a minute, " if self._rate() else ""
+        line = Text(f"{self._executor}: {failed} failed, {plan.count('todo')} to do, {rate}{left}")
+        if failed:
+            line.stylize("red", line.plain.index(f"{failed} failed"), line.plain.index(", "))
+        parts = [bar, line, self._table()]
+        if self._failures:
+            parts.append(Text("last failures", style="bold"))
+        parts += [
+            Text(f"  {label}, attempt {attempt}: {error}", style="red", no_wrap=True)
+            for label, attempt, error in self._failures
+        ]
+        return Group(*parts)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for name in ("worker", "done", "cell", "attempt", "seconds"):
+            table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)
+        for number, at in enumerate(self._workers):
+            busy = bool(at.label)
+            seconds = f"{time.monotonic() - at.since:.1f}" if busy else ""
+            shown = Text(at.label or "-", overflow="ellipsis")
+            table.add_row(str(number), str(at.cells), shown, str(at.attempt) * busy, seconds)
+        return table
+
+    def _rate(self) -> float:
+        """Cells a second, over the last ones."""
+        span = self._ended[-1] - self._ended[0]
+        return (len(self._ended) - 1) / span if span > 0 else 0.0
+
+    def _left(self) -> str:
+        todo = self._plan.count("todo")
+        if not self._rate() or not todo:
+            return "time left not known yet" if todo else "done"
+        return f"about {duration(todo / self._rate())} left"
+
+
+def cell_label(config: dict, varied: tuple[str, ...]) -> str:
+    """Name a cell by some of its fields.
+
+    >>> cell_label({"model": "tiny-llama", "seed": 2, "limit": 4}, ("model", "seed"))
+    'model=tiny-llama seed=2'
+    """
+    shown = {name: config[name] for name in varied if name in config}
+    words = (v if isinstance(v, str) else json.dumps(v) for v in shown.values())
+    return " ".join(f"{name}={word}" for name, word in zip(shown, words, strict=True)) or "the cell"
+
+
+def first_line(text: str) -> str:
+    """The first line of a text.
+
+    >>> first_line("one\\ntwo")
+    'one'
+    """
+    return text.strip().partition("\n")[0]
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a person would.
+
+    >>> duration(4.2), duration(125), duration(7300)
+    ('4.2 s', '2 min 5 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
