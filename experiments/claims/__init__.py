@@ -20,12 +20,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.claims import costs, engines, interventions, thinking
+from experiments.claims import costs, engines, interventions, sweeps, thinking
 from experiments.claims.core import Claim, Measured
 from interp.errors import InputError, nearest
 
 CLAIMS = {
-    claim.name: claim for part in (engines, thinking, interventions, costs) for claim in part.CLAIMS
+    claim.name: claim
+    for part in (engines, thinking, interventions, costs, sweeps)
+    for claim in part.CLAIMS
 }
 CHEAP = (
     "engines-agree", "positions", "no-leaks", "planted-circuit", "gqa",

@@ -74,7 +74,7 @@ class Results:
         self._check()
         catalogue = query.read(self.sources)
         if self._only_lists(catalogue):
-            self._print(catalogue.inventory())
+            self._print(self._inventory(catalogue))
             return _warn(catalogue.missing())
         rows, missing = self._rows(catalogue)
         if self._statistics() or self.group:
@@ -130,6 +130,19 @@ class Results:
     def _only_lists(self, catalogue: Catalogue) -> bool:
         asked = (self.where, self.join, self.group, self._statistics(), self.columns)
         return self.inventory or not (self._table(catalogue) or any(asked))
+
+    def _inventory(self, catalogue: Catalogue) -> pa.Table:
+        """What there is; to look at, the columns of a table stand under it, in full."""
+        from interp.results import query
+
+        there = catalogue.inventory()
+        if self.format != "table":
+            return there
+        pairs = zip(there["table"].to_pylist(), there["columns"].to_pylist(), strict=True)
+        words = [
+            f"Columns of {name}: {columns or 'none'}." for name, columns in dict.fromkeys(pairs)
+        ]
+        return query.noted(there.drop_columns(["columns"]), words)
 
     def _table(self, catalogue: Catalogue) -> str | None:
         """The table asked for; by default the steps of a single run."""

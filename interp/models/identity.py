@@ -2,8 +2,8 @@
 
 A sweep asks this for every cell that it plans, so nothing here needs torch, and a large file is
 hashed once: its hash is kept in the user's cache under the file's real path, and counts only while
-size, inode, time of modification and time of change are what they were. The last of these is set
-by the system and not by programs, so a file that was changed and given its old date is read again.
+size, time of modification and time of change are what they were. The last of these is set by the
+system and not by programs, so a file that was changed and given its old date is read again.
 The hash of a file that was written within `SETTLED` seconds is not kept, because a second write
 could fall on the same tick of the clock.
 """
@@ -189,7 +189,6 @@ def _signature(path: Path) -> dict[str, Any]:
     return {
         "path": str(real),
         "size": about.st_size,
-        "inode": about.st_ino,
         "mtime_ns": about.st_mtime_ns,
         "ctime_ns": about.st_ctime_ns,
     }

@@ -52,6 +52,7 @@ from interp.results.disk import (
     names,
     reader_may_skip,
     remove_leftovers,
+    require_writable,
 )
 from interp.results.manifest import (
     SCHEMA,
@@ -137,9 +138,7 @@ class Cells(ABC):
         """
         from interp.results.objects import BucketCells, is_bucket
 
-        if is_bucket(address):
-            return BucketCells(address)
-        cells = FolderCells(Path(address))
+        cells = BucketCells(address) if is_bucket(address) else FolderCells(Path(address))
         cells.prepare() if write else cells.require()
         return cells
 
@@ -198,6 +197,14 @@ class Cells(ABC):
             return self._publish(key, about, content)
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Get ready to write, and find out now whether that is allowed. Raises StoreError."""
+
+    @abstractmethod
+    def require(self) -> None:
+        """Refuse an address where nothing can be read. Raises StoreError."""
+
+    @abstractmethod
     def keys(self) -> list[str]:
         """Return the keys of the cells that have their name, sorted; none of them is opened."""
 
@@ -230,12 +237,13 @@ class FolderCells(Cells):
         """Make the folder where it is missing, and remove what dead processes left in it.
 
         Raises:
-            StoreError: the path is a file, holds something else, or cannot be made.
+            StoreError: the path is a file, holds something else, or nothing can be written there.
         """
         folder = self.folder
         with disk_errors(f"The store {folder} cannot be used"):
             refuse_foreign(folder, KNOWN, "store")
             make_folder(folder / "cells")
+            require_writable(folder / "cells")
             below = [Path(top) for top, _, _ in os.walk(folder / "sweeps")]
             remove_leftovers([folder, folder / "cells", folder / "index", *below])
 

@@ -57,6 +57,13 @@ def make_folder(folder: Path) -> None:
     fsync_folder(folder.parent)
 
 
+def require_writable(folder: Path) -> None:
+    """Make a file in a folder and remove it, so that no work is done in vain. Raises OSError."""
+    probe = folder / part_name()
+    probe.touch()
+    probe.unlink()
+
+
 def remove_leftovers(folders: Iterable[Path]) -> None:
     """Remove what dead processes left unfinished in these folders; needs no right to do so."""
     for folder in folders:

@@ -29,9 +29,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from interp.errors import StoreError, nearest
 from interp.results.cells import Cell, Cells, sealed, unsealed
@@ -39,6 +40,8 @@ from interp.results.disk import cannot_write
 from interp.results.files import Files
 from interp.results.manifest import canonical_json, digest
 from interp.results.tables import as_parquet, from_parquet
+
+pc: Any = pyarrow.compute  # it makes its functions on import, where no type checker sees them
 
 LAYOUT = 1
 """Version of the layout of segments; one of another version is not used."""
@@ -230,7 +233,7 @@ def _owners(segments: Iterable[_Segment], keys: set[str]) -> Iterator[tuple[_Seg
 
 def _only(rows: pa.Table, column: str, keys: set[str]) -> pa.Table:
     """Return the rows whose `column` is one of the keys."""
-    values = pa.array(sorted(keys), pa.string())
+    values = pa.array(list(keys), pa.string())
     kept = pc.is_in(rows[column], value_set=values)
     return rows if pc.all(kept).as_py() else rows.filter(kept)
 

@@ -50,7 +50,8 @@ def migrate(
     cells, files = Cells.open(address, write=True), Files.open(address)
     for name in files.names("index"):
         files.delete(f"index/{name}")
-    count = sum(_migrate_cell(files, key, steps) for key in cells.keys())
+    keys = cells.keys()
+    count = sum(_migrate_cell(files, key, steps) for key in keys)
     _migrate_manifest(files, manifest_steps)
     return count
 

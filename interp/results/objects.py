@@ -154,6 +154,18 @@ class BucketCells(Cells):
         self._bucket = Bucket(address)
         super().__init__(self._bucket.address)
 
+    def prepare(self) -> None:
+        """Write an empty object, so that no work is done in vain where nothing can be written.
+
+        Raises:
+            StoreError: the bucket refuses.
+        """
+        with disk_errors(f"{self.address} cannot be written to"):
+            self._bucket.put("cells/.writable", b"")
+
+    def require(self) -> None:
+        """Do nothing: that there is such a bucket was found out when this was made."""
+
     def keys(self) -> list[str]:
         """Return the keys of the cells that have a `cell.json`, sorted; none of them is opened."""
         with disk_errors(f"The cells of {self.address} cannot be listed"):

@@ -156,7 +156,7 @@ def join(a: Rows, b: Rows, *, on: Sequence[str], prefix: str = "other.") -> Rows
             _free(prefix + name, joined.column_names, prefix), taken.column(name)
         )
     lost = _lost(left.num_rows, first, "first") + _lost(right.num_rows, second, "second")
-    return _like(a, _noted(joined, lost))
+    return _like(a, noted(joined, lost))
 
 
 def group(
@@ -205,8 +205,8 @@ def notes(rows: pa.Table | pd.DataFrame) -> list[str]:
 def identity(rows: pa.Table | pd.DataFrame) -> list[str]:
     """Return the columns that identify a row's cell: run, cell and configuration."""
     names = rows.column_names if isinstance(rows, pa.Table) else list(rows.columns)
-    noted = _about(rows) if isinstance(rows, pa.Table) else rows.attrs
-    return [name for name in noted.get("identity", []) if name in names]
+    about = _about(rows) if isinstance(rows, pa.Table) else rows.attrs
+    return [name for name in about.get("identity", []) if name in names]
 
 
 def telling(rows: pa.Table) -> list[str]:
@@ -269,18 +269,13 @@ class Catalogue:
     def select(self, table: str | None = None) -> pa.Table:
         """Return what `frame` returns, as an Arrow table; see there."""
         name = self._named(table)
-        parts = {each: _rows(self._at(each), name) for each in self._having(name)}
-        rows = _stacked(name, parts)
-        where = [each for each, part in parts.items() for _ in range(part.num_rows)]
-        first, second = _located(pa.array(where, pa.string()), rows, self.cells)
-        own = rows.drop_columns(["cell"])
-        whole = _identity(self.cells, own.column_names).take(second)
+        rows, first, second = self._found(name)
+        whole = pa.table(_named(self._identity, rows.column_names)).take(second)
         identity = whole.column_names
-        for column in own.column_names:
-            whole = whole.append_column(column, own.column(column).take(first))
-        units = {source.unit for source in self.sources}
-        unit = units.pop() if len(units) == 1 else None
-        return _noted(whole, unit=unit, identity=identity)
+        for column in rows.column_names:
+            whole = whole.append_column(column, rows.column(column).take(first))
+        units = {source.unit for source in self.sources if source.unit}
+        return noted(whole, unit=units.pop() if len(units) == 1 else None, identity=identity)
 
     def missing(self) -> list[str]:
         """Return one sentence for each source that lacks cells that it should have."""
@@ -298,14 +293,29 @@ class Catalogue:
         """Return what there is: one row for each run and table, with its rows and columns."""
         lines = []
         for name in self.tables:
-            rows = self.select(name)
-            first, columns = identity(rows)[0], ", ".join(_own(rows))
-            for run, count in Counter(rows.column(first).to_pylist()).items():
+            rows, _, cells = self._found(name)
+            columns = ", ".join(rows.column_names)
+            for run, count in Counter(self.cells.column("run").take(cells).to_pylist()).items():
                 lines.append({"run": run, "table": name, "rows": count, "columns": columns})
-        return pa.Table.from_pylist(lines, schema=_INVENTORY)
+        shared = ", ".join(self._identity)
+        words = [f"Columns of every table: {shared}."] if lines else []
+        return noted(pa.Table.from_pylist(lines, schema=_INVENTORY), words)
 
     def _at(self, address: str) -> list[Source]:
         return [source for source in self.sources if source.address == address]
+
+    def _found(self, table: str) -> tuple[pa.Table, pa.ChunkedArray, pa.ChunkedArray]:
+        """The rows of a table, with the places of the rows and of their cells in order."""
+        parts = {each: _rows(self._at(each), table) for each in self._having(table)}
+        rows = _stacked(table, parts)
+        where = [each for each, part in parts.items() for _ in range(part.num_rows)]
+        first, second = _located(pa.array(where, pa.string()), rows, self.cells)
+        return _restored(rows.drop_columns(["cell"])), first, second
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """The columns that identify a cell, one value a cell."""
+        return _identity(self.cells)
 
     def _having(self, table: str) -> list[str]:
         """The addresses where a cell has this table."""
@@ -321,9 +331,9 @@ class Catalogue:
         where = self.sources[0].path if self.single else ", ".join(self.names.values())
         what = "The run" if self.single else "The cells of"
         there = ", ".join(known) or "none yet"
-        if table is None:
-            raise InputError(f"{what} {where} have several tables, or none: {there}. Name one.")
         verb, has = ("has", "it has") if self.single else ("have", "they have")
+        if table is None:
+            raise InputError(f"{what} {where} {verb} several tables or none: {there}. Name one.")
         raise InputError(
             f"{what} {where} {verb} no table {table!r}; {has}: {there}.{nearest(table, known)}"
         )
@@ -375,7 +385,7 @@ def _what(path: str) -> str:
         return "is not a folder. Check the path."
     below = sorted(each for each in os.listdir(path) if _is_source(os.path.join(path, each)))
     if below:
-        return f"is a folder of runs ({', '.join(below[:3])}, ...). Give {path}/* for all of them."
+        return f"is a folder of runs ({', '.join(below[:3])}). Give {path}/* for all."
     return "has no manifest.json, sweep.json or cells. Check the path."
 
 
@@ -484,6 +494,17 @@ def _rows(sources: Sequence[Source], table: str) -> pa.Table:
     return index.table(sources[0].address, table, _wanted(sources))
 
 
+def _restored(rows: pa.Table) -> pa.Table:
+    """Give a table's own column `cell` its name back, which the index lengthens by `_`.
+
+    >>> _restored(pa.table({"id": [1], "cell_": ["s1c1"]})).column_names
+    ['id', 'cell']
+    """
+    longer = [name for name in rows.column_names if re.fullmatch("cell_+", name)]
+    own = max(longer, key=len, default=None)
+    return rows.rename_columns(["cell" if name == own else name for name in rows.column_names])
+
+
 def _stacked(table: str, parts: Mapping[str, pa.Table]) -> pa.Table:
     """The rows of several addresses as one table; whole numbers beside floats become floats."""
     try:
@@ -510,9 +531,13 @@ def _disagreement(table: str, parts: Mapping[str, pa.Table]) -> str:
     return f"The runs disagree on table {table!r}: read them apart."
 
 
-def _located(addresses: pa.Array, rows: pa.Table, cells: pa.Table) -> tuple[pa.Array, pa.Array]:
+def _located(
+    addresses: pa.Array, rows: pa.Table, cells: pa.Table
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """For each row in the order of its cells: its place, and the place of its cell."""
-    rows = pa.table({"address": addresses, "cell": rows.column("cell"), _PLACE: _places(rows)})
+    rows = pa.table(
+        {"address": addresses, "cell": rows.column("cell"), _PLACE: _places(rows.num_rows)}
+    )
     query = f"""
         SELECT r."{_PLACE}", c."{_PLACE}" FROM r JOIN c USING (address, cell)
         ORDER BY c."{_PLACE}", r."{_PLACE}"
@@ -522,17 +547,23 @@ def _located(addresses: pa.Array, rows: pa.Table, cells: pa.Table) -> tuple[pa.A
     return found.column(0), found.column(1)
 
 
-def _identity(cells: pa.Table, taken: Sequence[str]) -> pa.Table:
-    """The columns that identify each cell, under names that the table's own leave free."""
-    own = {"run": cells.column("run"), "cell": cells.column("cell")}
+def _identity(cells: pa.Table) -> dict[str, Any]:
+    """Run, cell and the configuration of each cell, by column."""
+    own: dict[str, Any] = {"run": cells.column("run"), "cell": cells.column("cell")}
     texts = cells.column("config").to_pylist()
     configs = [json.loads(text) if text else {} for text in texts]
-    for name in dict.fromkeys(name for config in configs for name in config):
-        own[name if name not in own else f"config.{name}"] = _column([c.get(name) for c in configs])
-    columns: dict[str, Any] = {}
-    for name, values in own.items():
-        columns[_free(name, [*taken, *columns], "config.")] = values
-    return pa.table(columns)
+    names = dict.fromkeys(name for config in configs for name in config)
+    return _named({name: _column([c.get(name) for c in configs]) for name in names}, (), own)
+
+
+def _named(
+    columns: Mapping[str, Any], taken: Iterable[str], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Columns after those that stand before, under names that those taken leave free."""
+    used, result = list(taken), dict(before or {})
+    for name, values in columns.items():
+        result[_free(name, [*used, *result], "config.")] = values
+    return result
 
 
 def _column(values: list[Any]) -> pa.Array:
@@ -585,7 +616,7 @@ def _gone(source: Source, n: int) -> str:
 
 
 @contextmanager
-def _sql(**tables: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
+def _sql(**tables: pa.Table) -> Iterator[Any]:
     """A database in memory that sees these tables and no file, and cannot be told otherwise."""
     connection = duckdb.connect(":memory:", config=dict(_SANDBOX))
     try:
@@ -596,12 +627,12 @@ def _sql(**tables: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
-def _places(table: pa.Table) -> pa.Array:
-    return pa.array(np.arange(table.num_rows))
+def _places(n: int) -> pa.Array:
+    return pa.array(np.arange(n))
 
 
 def _placed(table: pa.Table) -> pa.Table:
-    return table.append_column(_PLACE, _places(table))
+    return table.append_column(_PLACE, _places(table.num_rows))
 
 
 def _check_condition(where: str) -> None:
@@ -692,7 +723,9 @@ def _with_columns(table: pa.Table, names: Iterable[str], what: str = "The record
 # ---------------------------------------------------------------- join
 
 
-def _partners(left: pa.Table, right: pa.Table, on: Sequence[str]) -> tuple[pa.Array, pa.Array]:
+def _partners(
+    left: pa.Table, right: pa.Table, on: Sequence[str]
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """The places of the rows that belong together."""
     names = [f"k{i}" for i in range(len(on))]
     tables = {
@@ -757,7 +790,11 @@ def _unit(table: pa.Table, unit: str | None) -> str:
 
 def _unit_column(table: pa.Table, unit: str) -> pa.ChunkedArray:
     """The unit of each row."""
-    return table.column(unit) if unit in table.column_names else pa.chunked_array([_places(table)])
+    return (
+        table.column(unit)
+        if unit in table.column_names
+        else pa.chunked_array([_places(table.num_rows)])
+    )
 
 
 def _values(table: pa.Table, name: str, kinds: Sequence[str]) -> pa.Array:
@@ -792,7 +829,9 @@ def _check_units(values: pa.Array, units: pa.ChunkedArray, name: str) -> None:
 def _grouped(keys: pa.Table, values: pa.Array, units: pa.ChunkedArray) -> pa.Table:
     """One row a group, in the order of appearance: its first place, values, units and counts."""
     names = [f"k{i}" for i in range(keys.num_columns)]
-    table = _placed(keys.rename_columns(names)) if names else pa.table({_PLACE: _places(units)})
+    table = (
+        _placed(keys.rename_columns(names)) if names else pa.table({_PLACE: _places(len(units))})
+    )
     table = table.append_column("v", values).append_column("u", units)
     query = f"""
         SELECT min("{_PLACE}") AS first, count(*) - count(v) AS missing,
@@ -837,7 +876,7 @@ def _grouped_table(
     columns["unit"] = pa.array([chosen] * len(lines), pa.string())
     names = {_free(name, columns, "by."): keys.column(name) for name in keys.column_names}
     words = _about(table).get("notes", []) + _unit_notes(lines, chosen, unit)
-    return _noted(pa.table(names | columns), words)
+    return noted(pa.table(names | columns), words)
 
 
 def _unit_notes(lines: Sequence[Mapping[str, Any]], chosen: str, asked: str | None) -> list[str]:
@@ -866,9 +905,10 @@ def _about(table: pa.Table) -> dict[str, Any]:
     return json.loads((table.schema.metadata or {}).get(_NOTES, b"{}"))
 
 
-def _noted(table: pa.Table, words: Iterable[str] = (), **more: object) -> pa.Table:
-    notes = [*_about(table).get("notes", []), *words]
-    about = _about(table) | more | {"notes": notes}
+def noted(table: pa.Table, words: Iterable[str] = (), **more: object) -> pa.Table:
+    """Return the table with sentences that belong under it, and what else it says of itself."""
+    before = _about(table)
+    about = before | more | {"notes": [*before.get("notes", []), *words]}
     return table.replace_schema_metadata({_NOTES: json.dumps(about)})
 
 

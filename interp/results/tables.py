@@ -143,7 +143,7 @@ def from_parquet(data: bytes) -> pa.Table:
         ValueError: they hold none.
     """
     try:
-        return pq.ParquetFile(pa.BufferReader(data)).read()
+        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)  # mostly small
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"it is no Parquet file: {error}") from error
 

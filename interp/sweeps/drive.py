@@ -8,7 +8,7 @@ What happens when something breaks:
   often as the grid says, and the others go on;
 - the store cannot be written (disk full, no rights): the sweep stops with that sentence, no cell
   counts as failed, and a second start goes on;
-- workers that die before they finish anything, three in a row: the sweep stops and shows their log;
+- workers that do not come up, three in a row: the sweep stops and shows their log;
 - Ctrl-C or SIGTERM: workers are ended within seconds; cells that they were at stay to be done.
 """
 
@@ -41,7 +41,7 @@ from interp.sweeps.queue import Queue
 from interp.sweeps.work import Report, Task
 
 DEATHS = 3
-"""Deaths of workers in a row, without a report between them, that stop a sweep."""
+"""Workers in a row that die before they have come up, which stop a sweep."""
 PACK_EVERY = 1000
 """Finished cells after which the index of the store is brought up to date."""
 TICK = 0.5
@@ -214,10 +214,13 @@ class _Drive:
     def _settle(self, event: Event, queue: Queue) -> None:
         cell = self.busy.pop(event.worker, None)
         if event.report is None:
-            self._died(event, queue)
-        else:
-            self.deaths = 0
+            queue.forget(event.worker)
+        self._count_deaths(event)
         if cell is None:
+            return
+        if not event.ready:  # the cell was never begun
+            self.attempts[cell.key] -= 1
+            queue.put(cell)
             return
         report = event.report or _obituary(cell, event)
         if report.kind == DiskError.__name__:
@@ -228,14 +231,14 @@ class _Drive:
             self._done(cell, report)
         self._tell("settled", event.worker, cell, report)
 
-    def _died(self, event: Event, queue: Queue) -> None:
-        queue.forget(event.worker)
-        self.deaths += 1
+    def _count_deaths(self, event: Event) -> None:
+        """Stop where workers do not come up: that is no cell's fault, and none would be computed."""
+        self.deaths = 0 if event.ready else self.deaths + 1
         if self.deaths >= DEATHS:
             end = "\n".join(event.log.strip().splitlines()[-5:])
             raise InputError(
-                f"{DEATHS} workers in a row ended before they finished a cell: {event.why}. Mend "
-                f"that and start again; the last lines of the worker's log:\n{end}"
+                f"{DEATHS} workers in a row ended before they came up: {event.why}. Mend that and "
+                f"start again; the last lines of the worker's log:\n{end}"
             )
 
     def _done(self, cell: Planned, report: Report) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,17 @@ def config_of(experiment: Experiment, values: Mapping[str, Any]) -> Any:
         InputError: the configuration's own checks refuse it.
         ValueError: the values are not those of this configuration.
     """
-    return TypeAdapter(experiment.config).validate_json(canonical_json(values), strict=True)
+    return _adapter(experiment.config).validate_json(canonical_json(values), strict=True)
 
 
 def config_json(config: Any) -> dict[str, Any]:
     """A configuration as JSON values, defaults included; `config_of` reads them back."""
-    return json.loads(TypeAdapter(type(config)).dump_json(config))
+    return json.loads(_adapter(type(config)).dump_json(config))
+
+
+@cache
+def _adapter(config: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(config)
 
 
 def cell_identity(experiment: Experiment, config: Any) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.results import Manifest, Store, cell_key
+from interp.results import Manifest, Store, cell_key, index
 from interp.results.tables import as_table
 
 LAW = settings(deadline=None, derandomize=True, max_examples=40)
@@ -129,3 +130,44 @@ def test_column_types_do_not_depend_on_the_order_of_rows(rows, rng):
     shuffled = rng.sample(rows, len(rows))
     one, two = (as_table("scores", each).select(sorted(COLUMNS)) for each in (rows, shuffled))
     assert one.schema == two.schema
+
+
+json_configs = st.dictionaries(text, json_values, max_size=3)
+
+
+@FEW
+@given(st.lists(tables, min_size=1, max_size=5), st.lists(st.booleans(), min_size=5, max_size=5))
+def test_the_index_says_what_the_cells_say_however_it_was_packed(cells, packed):
+    with new_store() as store:
+        keys = []
+        for i, rows in enumerate(cells):
+            keys.append(put(store, {"config": {"i": i}}, rows))
+            if packed[i]:
+                index.refresh(store.folder)
+        store.update_manifest(order=keys)
+        rows = index.table(store.folder, "scores", keys)
+        expected = store.table("scores")
+        assert rows.drop_columns("cell").to_pylist() == expected.to_pylist()
+        assert {f.name: f.type for f in rows.schema if f.name != "cell"} == {
+            f.name: f.type for f in expected.schema
+        }
+        listed = index.about(store.folder, keys).to_pylist()
+        assert [row["key"] for row in listed] == keys
+        assert [row["rows"] for row in listed] == [len(rows) for rows in cells]
+
+
+@FEW
+@given(json_configs, st.data())
+def test_a_damaged_file_of_the_index_changes_nothing(config, data):
+    with new_store() as store:
+        key = put(store, {"config": config}, [{"a": 1}])
+        index.refresh(store.folder)
+        before = index.about(store.folder)
+        assert json.loads(before["config"][0].as_py()) == config
+        path = data.draw(st.sampled_from(sorted((store.folder / "index").iterdir())))
+        content = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= data.draw(st.integers(1, 255))
+        path.write_bytes(content[: data.draw(st.integers(place, len(content)))])
+        assert index.about(store.folder).equals(before)
+        assert index.table(store.folder, "scores").to_pylist() == [{"cell": key, "a": 1}]

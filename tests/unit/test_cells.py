@@ -40,7 +40,9 @@ def cells(tmp_path: Path) -> Cells:
 
 
 def test_a_folder_is_made_to_write_and_must_be_there_to_read(tmp_path):
-    with pytest.raises(StoreError, match=r"^There are no records at .*a/b: there is no such folder"):
+    with pytest.raises(
+        StoreError, match=r"^There are no records at .*a/b: there is no such folder"
+    ):
         Cells.open(tmp_path / "a" / "b")
     cells = Cells.open(str(tmp_path / "a" / "b"), write=True)
     assert isinstance(cells, FolderCells)

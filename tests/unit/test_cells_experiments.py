@@ -73,6 +73,7 @@ def forwards(monkeypatch):
 
 def command(out: Path, config: TtsConfig, *, seeds: int) -> Store:
     """What `interp tts --seeds n` leaves, with controls for every seed."""
+    assert config.input is not None
     settings = replace(config.settings, seeds=seeds, control_seeds=seeds)
     return tts.tts(
         config.input,
@@ -161,7 +162,7 @@ def test_a_row_that_no_seed_can_score_is_generated_once(monkeypatch):
     with forwards(monkeypatch) as second:
         after = made(replace(config, seed=1), subject)
     (chain,) = before.tables["chains"]
-    assert chain["reason"].startswith("answer not found: after the cue the model wrote ")
+    assert str(chain["reason"]).startswith("answer not found: after the cue the model wrote ")
     assert (before.tables, before.spent) == (after.tables, after.spent)
     assert before.tables["steps"] == before.tables["marked_steps"] == []
     assert len(first) > 6 and second == []

@@ -332,6 +332,7 @@ def test_an_exclusion_that_can_match_nothing_is_refused():
     assert refusal(zips, "exclude: [{layer: 0, seed: 6}]") == (
         "g: exclusion 1 matches no cell, as none has all its values together: correct or remove it."
     )
+    assert refusal("exclude: [{model: flat}]") == "g: the exclusions leave no cell: remove one."
     models = product(model="[tiny-gpt2, tiny-llama, deep]")
     assert refusal(models, "exclude: [{model: [deep, tiny-lama]}]", base="base: {}") == (
         "g: exclusion 1 matches no cell, as none has model 'tiny-lama': correct or remove it. Did "
@@ -400,7 +401,9 @@ def test_every_type_of_value_is_read():
         depth=Depth.SHALLOW, paths=paths, weights=weights, pair=(2, "c"), part=Part(3)
     )
     assert type(cell.weights["x"]) is float
-    whole, real = parse_grid(grid(product(size="[2, 2.0]"), base="base: {}"), "g").cells
+    read = parse_grid(grid(product(size="[2, 2.0]"), base="base: {}"), "g")
+    whole, real = read.cells
+    assert read.varied == ("size",)
     assert (type(whole.size), type(real.size)) == (int, float)  # two records tell them apart
 
 

@@ -130,9 +130,25 @@ def test_a_cell_that_kills_its_worker_is_noted_and_the_others_go_on(tmp_path):
     assert "the cell kills its process" in failure.log
 
 
-def test_workers_that_never_finish_anything_stop_the_sweep(tmp_path):
-    with pytest.raises(InputError, match="3 workers in a row ended before they finished a cell"):
-        run_grid(grid("base: {fault: die}\nseeds: 9\n"), tmp_path, executor=Local(), workers=1)
+def test_cells_that_kill_every_worker_do_not_stop_the_others(tmp_path):
+    deadly = grid("axes: {product: {fault: [die, '']}}\nseeds: 5\n")
+    done = run_grid(deadly, tmp_path, executor=Local(), workers=1)
+    assert (done.computed, len(done.failed)) == (5, 5)
+
+
+def test_workers_that_do_not_come_up_stop_the_sweep(tmp_path, monkeypatch):
+    (tmp_path / "astray.py").write_text(
+        "import sys\n"
+        "if sys.argv[0].endswith('process.py'):\n"
+        "    raise RuntimeError('astray is broken in workers')\n"
+        "from experiments.synthetic import EXPERIMENT\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    broken = parse_grid("experiment: astray:EXPERIMENT\nseeds: 9\n", "g")
+    with pytest.raises(InputError, match="3 workers in a row ended before they came up") as caught:
+        run_grid(broken, tmp_path / "store", executor=Local(), workers=1)
+    assert "astray is broken in workers" in str(caught.value)
+    assert prepare(broken, str(tmp_path / "store")).count("todo") == 9
 
 
 def test_a_store_that_cannot_be_written_stops_the_sweep_and_fails_no_cell(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ class Event:
     """What is known of a death."""
     log: str = ""
     """The end of a dead worker's own output."""
+    ready: bool = True
+    """Whether it had come up before it died; one that never does would fail every cell."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ class _Process:
     since: float = 0.0
     heard: bytearray = field(default_factory=bytearray)
     killed: str = ""
+    ready: bool = False
 
 
 class Local:
@@ -119,9 +120,12 @@ class Local:
         process.heard += data
         *lines, rest = process.heard.split(b"\n")
         process.heard = bytearray(rest)
-        if lines:
+        told = [json.loads(line) for line in lines]
+        process.ready = process.ready or bool(told)
+        reports = [Report(**each) for each in told if each]
+        if reports:
             process.task = None
-        return [Event(worker, Report(**json.loads(line))) for line in lines]
+        return [Event(worker, report) for report in reports]
 
     def _bury(self, worker: int) -> Event:
         process = self._workers.pop(worker)
@@ -129,7 +133,7 @@ class Local:
         process.reports.close()
         code = process.popen.wait()
         why = process.killed or _death(code)
-        return Event(worker, None, why, _tail(process.log))
+        return Event(worker, None, why, _tail(process.log), process.ready)
 
     def _enforce(self) -> None:
         """Kill workers whose cell passed a limit and whose own limits did not stop it."""

@@ -21,12 +21,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from interp.errors import InputError, MissingPackageError
+from interp.results.objects import is_bucket
 from interp.sweeps.executors.base import Event, Where
 from interp.sweeps.work import LOG_CHARS, Report, Task, Worker, as_dict
 
@@ -34,11 +35,21 @@ GRACE = 5.0
 """Seconds past its limit after which a cell's actor is killed."""
 LOOK = 0.25
 """Seconds between two looks at the actors' limits and places."""
-SOON = 5.0
+SOON = 10.0
 """Seconds without a place after which a worker's waiting is spoken of."""
+STILLBORN = 3
+"""Actors of one task in a row that may die before they are placed, on a node just lost."""
 STORE_BYTES = 80 * 2**20
 """Memory of a local cluster's object store, which holds only tasks and reports."""
 LOOPBACK = ("127.0.0.1", "::1")
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",
+}
+"""Environment of a local cluster's processes: loopback, no reports, no workers that nobody asked
+for, and the same priority as the local executor's."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +85,8 @@ class _Actor:
     since: float = field(default_factory=time.monotonic)
     """When it was asked for, or took its last step."""
     killed: str = ""
+    stillborn: int = 0
+    """How many were made in vain for its task before it."""
 
     @property
     def unplaced(self) -> bool:
@@ -132,13 +145,9 @@ class Ray:
         """
         self._ray = _ray()
         where.logs.mkdir(parents=True, exist_ok=True)
-        address = where.address if "://" in where.address else str(Path(where.address).absolute())
-        self._where = Where(
-            experiment=where.experiment,
-            address=address,
-            workers=where.workers,
-            logs=where.logs.absolute(),
-        )
+        folder = not is_bucket(where.address)
+        address = str(Path(where.address).absolute()) if folder else where.address
+        self._where = replace(where, address=address, logs=where.logs.absolute())
         if not self._ray.is_initialized():
             self._connected = True
             with _own_sigterm():
@@ -250,7 +259,7 @@ class Ray:
         try:
             answer = self._ray.get(actor.next)
         except self._ray.exceptions.RayError as error:
-            return [self._bury(worker, error)]
+            return self._bury(worker, error)
         actor.since = time.monotonic()
         if actor.starting:
             actor.starting.pop(0)
@@ -258,11 +267,15 @@ class Ray:
         actor.task = actor.report = None
         return [Event(worker, Report(**answer))]
 
-    def _bury(self, worker: int, error: Exception) -> Event:
+    def _bury(self, worker: int, error: Exception) -> list[Event]:
         actor = self._actors.pop(worker)
         self._kill(actor)  # it may live: an error in its start leaves the process
+        if actor.unplaced and actor.task and actor.stillborn < STILLBORN:
+            self._make(worker).stillborn = actor.stillborn + 1
+            self.give(worker, actor.task)  # it never began, so it was no attempt
+            return []
         why = actor.killed or _cause(error)
-        return Event(worker, None, why, _tail(actor.log) or str(error)[-LOG_CHARS:])
+        return [Event(worker, None, why, _tail(actor.log) or str(error)[-LOG_CHARS:])]
 
     def _kill(self, actor: _Actor) -> None:
         with suppress(self._ray.exceptions.RayError, ValueError):
@@ -296,13 +309,13 @@ class Ray:
             raise InputError(f"{why} Ask for less (--workers, --cpus, --gpus), or wait for room.")
         if why != self._said:
             self._said = why
-            _log.warning("%s The others go on.", why) if placed else _log.warning("%s", why)
+            _log.warning("%s%s", why, " The others go on." if placed else "")
 
     def _shortage(self, waiting: int) -> str:
         total, free = self._ray.cluster_resources(), self._ray.available_resources()
         return (
-            f"{waiting} of {self._where.workers} workers wait for a place: each takes "
-            f"{_said(self._share)}, and of the cluster's {_said(total)} there are free {_said(free)}."
+            f"{waiting} of {self._where.workers} workers have not started yet: each takes "
+            f"{_said(self._share)}, and {_said(free)} of the cluster's {_said(total)} are free."
         )
 
     def stop(self) -> None:
@@ -355,9 +368,8 @@ def _on_loopback() -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    switches = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     with (
-        patch.dict(os.environ, switches),
+        patch.dict(os.environ, LOCAL),
         patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),
     ):
         yield
