@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,10 +46,6 @@ IDLE = 0.9
 """Share of their time for which workers compute below which they count as kept waiting."""
 REQUESTS = 5
 """Requests to a bucket for a cell of one table: three looks whether it is there, two uploads."""
-
-
-SHARES = ("computing", "starting", "loading", "store", "driver", "idle")
-"""What a worker's time goes into, as it is printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,21 +405,23 @@ def rows(config: Config, costs: Costs) -> Iterator[dict[str, Any]]:
 
 def show(found: Sequence[dict[str, Any]], console: Console) -> None:
     """Print one line a sweep."""
-    table = Table("store", "workers", "plan s", "cells/s")
-    for name in (*SHARES, "driver busy", "store busy", "loading busy", "bound by"):
-        table.add_column(name)
+    table = Table("store", "workers", "plan s", "cells/s", "workers' time", "busy", "bound by")
     for row in found:
-        shares, busy = row["shares"], row["busy"]
+        numbers = (str(row["workers"]), f"{row['plan']:.2g}", f"{row['rate']:.3g}")
         table.add_row(
-            row["store"],
-            str(row["workers"]),
-            f"{row['plan']:.2g}",
-            f"{row['rate']:.3g}",
-            *(f"{shares[name]:.0%}" for name in SHARES),
-            *(f"{busy[name]:.0%}" for name in ("driver", "store", "loading")),
-            row["bound"],
+            row["store"], *numbers, listed(row["shares"]), listed(row["busy"]), row["bound"]
         )
     console.print(table)
+
+
+def listed(shares: Mapping[str, float]) -> str:
+    """Shares of at least one percent, largest first.
+
+    >>> listed({"idle": 0.004, "store": 0.25, "computing": 0.746})
+    'computing 75%, store 25%'
+    """
+    most = sorted(shares.items(), key=lambda each: -each[1])
+    return ", ".join(f"{name} {share:.0%}" for name, share in most if share >= 0.01)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

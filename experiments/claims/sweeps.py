@@ -65,15 +65,17 @@ class Clock:
 
 
 def steady_rate(ended: dict[int, list[float]]) -> float:
-    """Cells a second once every worker is up: the sum of the workers' own rates.
+    """Cells a second once every worker is up: the sum of the workers' own rates from then on.
 
-    A worker's first cell is where its time begins, so neither its start nor its last wait counts.
+    A worker is up when it has finished a cell. Its rate counts from a cell to a cell, so that
+    neither a start nor a wait at the end is in it.
 
-    >>> steady_rate({0: [10.0, 12.0, 14.0], 1: [11.0, 15.0]})
+    >>> steady_rate({0: [9.0, 10.0, 12.0, 14.0], 1: [10.0, 14.0]})  # 2 in 4 s, and 1 in 4 s
     0.75
     """
-    spans = [(len(times) - 1, times[-1] - times[0]) for times in ended.values() if len(times) > 1]
-    return sum(n / span for n, span in spans)
+    up = max(times[0] for times in ended.values())
+    steady = [[each for each in times if each >= up] for times in ended.values()]
+    return sum((len(t) - 1) / (t[-1] - t[0]) for t in steady if len(t) > 1)
 
 
 @dataclass(frozen=True)

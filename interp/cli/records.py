@@ -200,10 +200,13 @@ def _warn(missing: Iterable[str]) -> int:
 def _warn_of_missing(store: Any) -> int:
     """The same for a run."""
     from interp.jobs.runs import missing
-    from interp.results.query import cells_missing
 
     gone = missing(store)
-    return _warn([cells_missing(gone)] if gone else [])
+    if not gone:
+        return 0
+    from interp.results.query import cells_missing
+
+    return _warn([cells_missing(gone)])
 
 
 DEFAULT_COLUMNS = {

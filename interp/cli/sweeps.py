@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class Sweep:
         from interp.sweeps.grid import read_grid
         from interp.sweeps.live import Display
 
+        if os.getcwd() not in sys.path:  # module:attribute names are found from here
+            sys.path.insert(0, os.getcwd())
         grid = read_grid(self.grid)
         executor, workers = self._executor()
         plan = prepare(grid, self.store, retry_failed=self.retry_failed)
@@ -82,8 +85,6 @@ class Sweep:
 
     def _executor(self) -> tuple[Executor, int]:
         """The executor asked for, and how many workers it gets."""
-        import os
-
         from interp.errors import InputError
         from interp.sweeps.executors.inline import Inline
         from interp.sweeps.executors.local import Local

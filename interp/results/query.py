@@ -497,8 +497,8 @@ def _rows(sources: Sequence[Source], table: str) -> pa.Table:
 def _restored(rows: pa.Table) -> pa.Table:
     """Give a table's own column `cell` its name back, which the index lengthens by `_`.
 
-    >>> _restored(pa.table({"id": [1], "cell_": ["s1c1"]})).column_names
-    ['id', 'cell']
+    >>> _restored(pa.table({"id": [1], "cell_": [0], "cell__": ["s1c1"]})).column_names
+    ['id', 'cell_', 'cell']
     """
     longer = [name for name in rows.column_names if re.fullmatch("cell_+", name)]
     own = max(longer, key=len, default=None)

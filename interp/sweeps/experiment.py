@@ -78,10 +78,10 @@ def find(name: str) -> Experiment:
         )
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of the user's may fail in any way
         raise InputError(
-            f"The experiment {name!r} cannot be imported: {error}. Name a module that Python finds "
-            "from here, a colon, and the Experiment in it."
+            f"The experiment {name!r} cannot be imported: {type(error).__name__}: {error}. Name a "
+            "module that Python finds from here, a colon, and the Experiment in it."
         ) from error
     if not isinstance(found, Experiment):
         raise InputError(
@@ -106,7 +106,7 @@ def config_json(config: Any) -> dict[str, Any]:
 
 
 @cache
-def _adapter(config: type[Any]) -> TypeAdapter[Any]:
+def _adapter(config: type[Any]) -> TypeAdapter:
     return TypeAdapter(config)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
+from interp.errors import InputError
 from interp.results.cells import Cells, cell_key
 from interp.results.files import Files
 from interp.results.index import about, verified
@@ -92,6 +93,7 @@ def make_plan(
         StoreError: the store cannot be read.
     """
     keys = [cell_key(cell_identity(experiment, config)) for config in configs]
+    _refuse_twins(keys, configs)
     failures = read_failures(Files.open(store), sweep)
     done = finished(store, keys)
     seconds = {key: spent["seconds"] for key, spent in _spent(store, done).items()}
@@ -106,6 +108,20 @@ def make_plan(
         group = experiment.group(config)
         cells.append(Planned(key, config_json(config), group, state, failure))
     return Plan(cells, tries, seconds)
+
+
+def _refuse_twins(keys: Sequence[str], configs: Sequence[Any]) -> None:
+    """Refuse two cells that are one computation, though their configurations differ."""
+    first: dict[str, Any] = {}
+    for key, config in zip(keys, configs, strict=True):
+        twin = first.setdefault(key, config)
+        if twin is not config:
+            one, other = config_json(twin), config_json(config)
+            names = [name for name in one if one[name] != other[name]]
+            raise InputError(
+                f"Two cells differ only in {', '.join(names)} ({one[names[0]]!r} and "
+                f"{other[names[0]]!r}), which decides no number: leave one of them out."
+            )
 
 
 def finished(store: str, keys: Iterable[str]) -> set[str]:

@@ -252,6 +252,12 @@ def test_a_damaged_description_is_written_anew(tmp_path):
     assert read_sweep(str(tmp_path), "g").count("done") == 2
 
 
+def test_cells_that_differ_only_in_what_decides_no_number_are_refused(tmp_path):
+    twins = grid(f"axes: {{product: {{mark: [{tmp_path}/a, {tmp_path}/b]}}}}\n")
+    with pytest.raises(InputError, match="Two cells differ only in mark .*, which decides no num"):
+        run_grid(twins, tmp_path)
+
+
 def test_numbers_of_workers_are_checked(tmp_path):
     with pytest.raises(InputError, match="this process is one worker"):
         run_grid(grid("seeds: 1\n"), tmp_path, workers=2)
