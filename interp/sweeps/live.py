@@ -151,7 +151,7 @@ def first_line(text: str) -> str:
 def duration(seconds: float) -> str:
     """Write a time as a person would.
 
-    >>> duration(4.2), duration(125), duration(7300)
+    >>> duration(4.2), duration(125.0), duration(7300.0)
     ('4.2 s', '2 min 5 s', '2 h 1 min')
     """
     if seconds < 60:

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from interp.results.cells import Cells, cell_key
 from interp.sweeps.experiment import Experiment, cell_identity, config_of, find
 from interp.sweeps.limits import LimitReached, limits
 
+Tables = Mapping[str, Sequence[Mapping[str, object]]]
 LOG_CHARS = 20_000
 """How much of what a failing cell printed is kept: its end."""
 
@@ -49,6 +50,8 @@ class Report:
     loading: float = 0.0
     """Seconds of these that went into loading the subject."""
     rows: Mapping[str, int] = field(default_factory=dict)
+    means: Mapping[str, float] = field(default_factory=dict)
+    """The mean of each numeric column that the cell wrote, as `table/column`; for trackers."""
     error: str = ""
     kind: str = ""
     """The class of the error."""
@@ -89,7 +92,7 @@ class Worker:
         started, printed = time.monotonic(), _Printed(sys.stderr if self._echo else None)
         try:
             with redirect_stdout(printed), redirect_stderr(printed):
-                loading, rows = self._compute(task)
+                loading, tables = self._compute(task)
         except (Exception, LimitReached) as error:
             return Report(
                 key=task.key,
@@ -100,12 +103,17 @@ class Worker:
                 traceback="" if isinstance(error, InterpError) else traceback.format_exc(),
                 log=printed.getvalue()[-LOG_CHARS:],
             )
-        state = "there" if rows is None else "done"
-        seconds = time.monotonic() - started
-        return Report(key=task.key, state=state, seconds=seconds, loading=loading, rows=rows or {})
+        return Report(
+            key=task.key,
+            state="there" if tables is None else "done",
+            seconds=time.monotonic() - started,
+            loading=loading,
+            rows={name: len(rows) for name, rows in (tables or {}).items()},
+            means=column_means(tables or {}),
+        )
 
-    def _compute(self, task: Task) -> tuple[float, dict[str, int] | None]:
-        """Return the seconds of loading and the rows of each table; None where it was there."""
+    def _compute(self, task: Task) -> tuple[float, Tables | None]:
+        """Return the seconds of loading and the tables; None where the cell was there."""
         if self.cells.has(task.key):
             return 0.0, None
         config = config_of(self.experiment, task.config)
@@ -124,7 +132,7 @@ class Worker:
         spent = {**made.spent, "seconds": seconds, "loading": loading}
         if not self.cells.write(task.key, identity, made.tables, spent):
             return loading, None
-        return loading, {name: len(rows) for name, rows in made.tables.items()}
+        return loading, made.tables
 
     def _subject_of(self, config: Any) -> Any:
         """The subject of a cell; another group's is let go before the next is loaded."""
@@ -135,6 +143,21 @@ class Worker:
             self._subject = self.experiment.load(config)
             self._group = group
         return self._subject
+
+
+def column_means(tables: Tables) -> dict[str, float]:
+    """The mean of each numeric column over the rows that have a value.
+
+    >>> column_means({"steps": [{"tts": 0.5, "id": "a"}, {"tts": None, "id": "b"}]})
+    {'steps/tts': 0.5}
+    """
+    values: dict[str, list[float]] = {}
+    for table, rows in tables.items():
+        for row in rows:
+            for column, value in row.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    values.setdefault(f"{table}/{column}", []).append(float(value))
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 def as_dict(value: Task | Report) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_a_lost_cell_is_seen(stores):
 
 
 def test_a_cell_with_other_rows_is_seen(stores):
-    whole, store = stores
+    _, store = stores
     key = first_cell(store).name
     identity = Cells.open(store).read(key).about["identity"]
     shutil.rmtree(first_cell(store))
@@ -92,7 +92,7 @@ def test_a_cell_with_other_rows_is_seen(stores):
 
 
 def test_a_cell_too_many_and_a_row_too_many_are_seen(stores):
-    whole, store = stores
+    _, store = stores
     identity = {"experiment": "synthetic", "config": {"seed": 99}}
     rows = [{"id": f"p{i}", "score": 0.5, "model": "a"} for i in range(3)]
     cells = Cells.open(store, write=True)

@@ -207,18 +207,18 @@ def test_a_driver_killed_and_started_again_goes_on(cluster, folder):
     assert records(store) == as_inline(folder)
 
 
-def test_a_third_worker_waits_aloud_and_an_interrupt_ends_all(cluster, folder, monkeypatch, caplog):
+def test_a_third_worker_waits_aloud_and_a_scheduler_ends_all(cluster, folder, monkeypatch, caplog):
     monkeypatch.setattr(ray_executor, "SOON", 0.5)
     pressed = []
 
-    class Interrupt(Once):
+    class Terminate(Once):
         def tick(self) -> None:
             if not pressed and "The others go on." in caplog.text and len(begun(folder)) > 1:
                 pressed.append(time.monotonic())
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)  # Ray's own handler would exit
 
     before = signal.getsignal(signal.SIGTERM)
-    executor, watch = Ray(address=cluster.address), Interrupt(folder, print)
+    executor, watch = Ray(address=cluster.address), Terminate(folder, print)
     grid = grid_of(folder, n_cells=40, nap=1.0)
     with caplog.at_level(logging.WARNING, ray_executor.__name__):
         done = run_grid(grid, folder / "ray", executor=executor, workers=3, watch=watch)
