@@ -36,7 +36,7 @@ from rich.table import Table
 from interp.errors import InputError
 from interp.results import index
 from interp.results.cells import Cells
-from interp.results.disk import PART
+from interp.results.disk import PART, names
 
 Victim = Literal["driver", "worker", "group"]
 VICTIMS: tuple[Victim, ...] = ("driver", "worker", "group")
@@ -185,7 +185,7 @@ def run(config: Config, *, say: Callable[[str], None] = lambda text: None) -> Ta
     """Run both sweeps and compare what they left."""
     started = time.monotonic()
     tally = Tally(seed=config.seed)
-    with tempfile.TemporaryDirectory(prefix="interp-chaos-") as folder:
+    with tempfile.TemporaryDirectory(prefix="interp-chaos-", ignore_cleanup_errors=True) as folder:
         whole, store = Path(folder) / "whole", Path(folder) / "killed"
         say("the sweep that nobody kills ...")
         tally.startup = run_whole(whole, config.grid)
@@ -274,11 +274,12 @@ class _Chaos:
     def _kill(self, driver: subprocess.Popen[bytes], kill: Kill) -> bool:
         """Send SIGKILL; False where the driver ended while a worker to be killed did not come."""
         if kill.victim == "worker":
-            while not (workers := workers_of(driver.pid)):
-                if driver.poll() is not None:
-                    return False
-                time.sleep(LOOK)
-            return end(workers[int(kill.draw * len(workers))])
+            while driver.poll() is None:
+                workers = workers_of(driver.pid)
+                if workers and end(workers[int(kill.draw * len(workers))]):
+                    return True
+                time.sleep(5 * LOOK)
+            return False
         workers = workers_of(driver.pid) if kill.victim == "group" else []
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
@@ -366,15 +367,14 @@ def log_of(store: Path) -> Path:
 
 def named(store: Path) -> int:
     """How many cells have their name."""
-    try:
-        return sum(not name.startswith(".") for name in os.listdir(store / "cells"))
-    except FileNotFoundError:
-        return 0
+    return sum(not name.startswith(".") for name in names(store / "cells"))
 
 
 def unfinished(store: Path) -> set[Path]:
     """What lies in a store half written: unfinished names, and segments without their list."""
-    found = {path for path in store.rglob(".part-*") if PART.fullmatch(path.name)}
+    below = [Path(top) for top, _, _ in os.walk(store / "sweeps")]
+    folders = [store, store / "cells", store / "index", *below]
+    found = {each / name for each in folders for name in names(each) if PART.fullmatch(name)}
     packed = (store / "index").glob("*.about.parquet")
     return found | {p for p in packed if not p.with_name(p.name.split(".")[0] + ".json").exists()}
 

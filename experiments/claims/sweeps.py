@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -232,10 +232,14 @@ def records_scan(*, n: int = 100_000, repeats: int = 3) -> Measured:
     return Measured(text, seconds < 5.0 and torch_free and complete, tuple(found))
 
 
-def sweep_equal(*, text: str | None = None, workers: int = 2) -> Measured:
-    """One grid inline, on local workers and on Ray: the tables of each cell, byte for byte."""
-    grid = read_grid(SMOKE) if text is None else parse_grid(text, "equal")
-    names = [name for name in EXECUTORS if name != "ray" or find_spec("ray") is not None]
+def sweep_equal() -> Measured:
+    """Three models, five seeds and two presets inline, on local workers and on Ray."""
+    found = [name for name in EXECUTORS if name != "ray" or find_spec("ray") is not None]
+    return equal(read_grid(SMOKE), found)
+
+
+def equal(grid: Grid, names: Sequence[str], *, workers: int = 2) -> Measured:
+    """Run a grid on several executors, inline first; the tables of each cell, byte for byte."""
     with tempfile.TemporaryDirectory() as folder, one_thread():
         for name in names:
             run = run_grid(
@@ -258,7 +262,7 @@ def equal_text(stores: dict[str, dict[str, chaos.Tables]], rows: int) -> Measure
     found = ", ".join(f"{name} {len(keys)} of {len(first)}" for name, keys in astray.items())
     text = f"{len(first)} cells, {rows} rows; cells that differ from inline: {found}"
     if "ray" not in stores:
-        text += "; Ray is not installed, so not measured"
+        text += "; Ray is not installed or was not asked"
     holds = len(stores) == len(EXECUTORS) and len(first) > 0 and not any(astray.values())
     table = tuple({"executor": n, "cell": key} for n, keys in astray.items() for key in keys)
     return Measured(text, holds, table)

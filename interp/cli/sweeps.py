@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from interp.sweeps.executors.base import Executor
     from interp.sweeps.grid import Grid
     from interp.sweeps.plan import Plan
-    from interp.sweeps.status import Status, Sweep as Described
+    from interp.sweeps.status import Status
+    from interp.sweeps.status import Sweep as Described
 
 GridFile = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="GRID.yaml")]]
 Place = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="STORE[/sweeps/NAME]")]]
@@ -102,6 +103,11 @@ class Sweep:
             return Local(), self.workers or os.cpu_count() or 1
         from interp.sweeps.executors.ray_executor import Ray
 
+        if self.address and self.workers is None:
+            raise InputError(
+                f"--address {self.address}: say with --workers how many of the cluster's workers "
+                "to use."
+            )
         ray = Ray(address=self.address, num_cpus=self.cpus, num_gpus=self.gpus)
         return ray, self.workers or os.cpu_count() or 1
 
@@ -191,10 +197,8 @@ class SweepStatus:
 
 def status_line(sweep: Described) -> str:
     """How far a sweep is, in a sentence."""
-    counts = ", ".join(
-        f"{sweep.count(state)} {word}"
-        for state, word in (("done", "done"), ("failed", "failed"), ("todo", "to do"))
-    )
+    done, failed, todo = sweep.count("done"), sweep.count("failed"), sweep.count("todo")
+    counts = f"{done} done, {failed} failed, {todo} to do"
     last = sweep.about["starts"][-1]
     return (
         f"{sweep.name}: {len(sweep.cells)} cells of {sweep.about['experiment']}, {counts}; last "

@@ -43,7 +43,7 @@ from interp.results.tables import as_parquet, from_parquet
 
 pc: Any = pyarrow.compute  # it makes its functions on import, where no type checker sees them
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the layout of segments; one of another version is not used."""
 
 MOST = 20_000
@@ -51,6 +51,9 @@ MOST = 20_000
 
 FEW = 16
 """So many segments that are not full are merged into one."""
+
+_KEY = ""
+"""The column of cells' keys beside a table's own: the one name that `as_table` gives to none."""
 
 ABOUT = pa.schema(
     {
@@ -159,8 +162,27 @@ def about(address: str | Path, keys: Iterable[str] | None = None) -> pa.Table:
 def table(address: str | Path, name: str, keys: Iterable[str] | None = None) -> pa.Table:
     """Return the rows of one table of the good cells, with the column `cell` first, their key.
 
-    A column may be integer in one cell and float in another, or absent: it gets the wider type. A
-    table's own column `cell` is named `cell_`. In the order of `keys`, else by key.
+    As `keys_and_rows`; a table's own column `cell` is named `cell_` here, with as many `_` as make
+    it the only one of that name.
+
+    Raises:
+        StoreError: as `keys_and_rows`.
+    """
+    found, rows = keys_and_rows(address, name, keys)
+    own = "cell"
+    while own in rows.column_names:
+        own += "_"
+    renamed = [own if column == "cell" else column for column in rows.column_names]
+    return rows.rename_columns(renamed).add_column(0, "cell", found)
+
+
+def keys_and_rows(
+    address: str | Path, name: str, keys: Iterable[str] | None = None
+) -> tuple[pa.ChunkedArray, pa.Table]:
+    """Return, for one table of the good cells, the key of each row's cell, and the rows.
+
+    A column may be integer in one cell and float in another, or absent: it gets the wider type. In
+    the order of `keys`, else by key.
 
     Raises:
         StoreError: there is no store, cells are there and none has the table, the columns do not
@@ -172,7 +194,7 @@ def table(address: str | Path, name: str, keys: Iterable[str] | None = None) -> 
     parts, loose = [], set(wanted)
     for segment, mine in _owners(_segments(files), loose - cells.set_aside()):
         if (tables := _whole(files, segment, name)) is not None:
-            parts += [_only(rows, "cell", mine) for _, rows in tables]
+            parts += [_only(rows, _KEY, mine) for _, rows in tables]
             known |= _table_names(_only(segment.about, "key", mine))
             loose -= mine
     packed = _pack(_read(cells, sorted(loose)))
@@ -183,7 +205,8 @@ def table(address: str | Path, name: str, keys: Iterable[str] | None = None) -> 
             f"{cells.address} has no table {name!r}; there are: {', '.join(sorted(known))}."
             + nearest(name, known)
         )
-    return _ordered(_joined([part for part in parts if len(part)], name, cells), "cell", wanted)
+    rows = _ordered(_joined([part for part in parts if len(part)], name, cells), _KEY, wanted)
+    return rows[_KEY], rows.drop_columns([_KEY])
 
 
 def matching(rows: pa.Table, where: Mapping[str, object]) -> pa.Table:
@@ -240,8 +263,6 @@ def _only(rows: pa.Table, column: str, keys: set[str]) -> pa.Table:
 
 def _ordered(rows: pa.Table, column: str, keys: Sequence[str]) -> pa.Table:
     """Return rows in the order of the keys; rows of one key keep theirs."""
-    if column not in rows.column_names:
-        return rows
     place = pc.index_in(rows[column], value_set=pa.array(keys, pa.string()))
     # the second key makes the order of equal ones certain
     both = pa.table({"place": place, "row": pa.array(range(len(rows)), pa.int64())})
@@ -259,7 +280,7 @@ def _joined(parts: Sequence[pa.Table], name: str, cells: Cells) -> pa.Table:
         ) from error
 
 
-_NO_ROWS = pa.table({"cell": pa.array([], pa.string())})
+_NO_ROWS = pa.table({_KEY: pa.array([], pa.string())})
 
 
 def _table_names(rows: pa.Table) -> set[str]:
@@ -300,14 +321,8 @@ def _row(cell: Cell) -> dict[str, object]:
 
 
 def _keyed(rows: pa.Table, key: str) -> pa.Table:
-    """Return a table with the column `cell` before its own."""
-    taken = set(rows.column_names)
-    own = "cell"
-    while own in taken and "cell" in taken:
-        own += "_"
-    renamed = [own if name == "cell" else name for name in rows.column_names]
-    column = pa.repeat(pa.scalar(key, pa.string()), len(rows))
-    return rows.rename_columns(renamed).add_column(0, "cell", column)
+    """Return a table with the key of its cell before its own columns."""
+    return rows.add_column(0, _KEY, pa.repeat(pa.scalar(key, pa.string()), len(rows)))
 
 
 # Segments on the disk
@@ -404,7 +419,7 @@ def _merged(chosen: Mapping[_Segment, Sequence[tuple[str, pa.Table]]]) -> _Packe
     for segment, mine in _owners(chosen, _covered(chosen)):
         listed.append(_only(segment.about, "key", mine))
         for name, rows in chosen[segment]:
-            groups.setdefault((name, rows.schema), []).append(_only(rows, "cell", mine))
+            groups.setdefault((name, rows.schema), []).append(_only(rows, _KEY, mine))
     return _Packed(pa.concat_tables(listed), _concatenated(groups))
 
 

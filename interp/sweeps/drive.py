@@ -232,7 +232,7 @@ class _Drive:
         self._tell("settled", event.worker, cell, report)
 
     def _count_deaths(self, event: Event) -> None:
-        """Stop where workers do not come up: that is no cell's fault, and none would be computed."""
+        """Stop where workers do not come up: no cell is to blame, and none would be computed."""
         self.deaths = 0 if event.ready else self.deaths + 1
         if self.deaths >= DEATHS:
             end = "\n".join(event.log.strip().splitlines()[-5:])

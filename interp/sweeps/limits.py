@@ -1,8 +1,8 @@
 """Limits of one cell inside the process that computes it: seconds, and memory of the process.
 
-A timer interrupts the main thread a few times a second and raises where a limit is passed. Code that
-does not come back to Python is not interrupted; for that an executor with processes of its own kills
-the worker a little later.
+A timer interrupts the main thread a few times a second and raises where a limit is passed. Code
+that does not come back to Python is not interrupted; for that an executor with processes of its own
+kills the worker a little later.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class LimitReached(BaseException):
 def limits(seconds: float | None, memory_gib: float | None) -> Iterator[None]:
     """Inside the block, raise LimitReached once a limit is passed.
 
-    Only the main thread can be interrupted, and only where the system has interval timers; elsewhere
-    the block runs without limits.
+    Only the main thread can be interrupted, and only where the system has interval timers;
+    elsewhere the block runs without limits.
     """
     here = threading.current_thread() is threading.main_thread()
     if (seconds is None and memory_gib is None) or not here or not hasattr(signal, "setitimer"):

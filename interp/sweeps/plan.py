@@ -1,4 +1,4 @@
-"""What a sweep has to do: its cells with their keys, what is finished, what failed, what is left."""
+"""What a sweep has to do: its cells with their keys, what is finished, and what failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep left in its store, read without torch: its cells, its failures, and what to clear."""
+"""What a sweep left in its store, read without torch: cells, failures, and what can be cleared."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ SMALL = "experiment: experiments.synthetic:EXPERIMENT\nseeds: 4\n"
 
 
 def test_eight_kills_lose_nothing_and_double_nothing():
-    tally = run(Config(kills=8, cells=60, seed=0))
+    tally = run(Config(kills=8, cells=40, seed=0))
     assert tally.holds, tally
     assert sum(tally.kills.values()) == 8 and all(tally.kills.values())
     assert tally.starts == tally.kills["driver"] + tally.kills["group"] + tally.stops + 1
-    assert tally.cells == 60
+    assert tally.cells == 40
 
 
 def test_two_sweeps_at_once_on_one_store_compute_each_cell_once(tmp_path):

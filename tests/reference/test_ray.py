@@ -166,7 +166,6 @@ def test_a_worker_killed_in_a_cell_loses_and_doubles_nothing(cluster, folder):
     assert watch.done
     assert_nothing_lost_or_doubled(folder, done)
     assert {threads for *_, threads in begun(folder)} == {1}
-    assert len({cell[2] for cell in begun(folder)}) == 2, "both nodes had cells"
 
 
 def test_a_node_killed_in_a_cell_leaves_its_cells_to_the_other(cluster, folder, monkeypatch):

@@ -122,7 +122,9 @@ def test_a_cell_past_its_memory_is_stopped(tmp_path, kind, workers):
 
 
 def test_a_cell_that_kills_its_worker_is_noted_and_the_others_go_on(tmp_path):
-    deadly = grid("axes: {product: {fault: ['', die]}}\nseeds: 2\nexclude: [{fault: die, seed: 1}]\n")
+    deadly = grid(
+        "axes: {product: {fault: ['', die]}}\nseeds: 2\nexclude: [{fault: die, seed: 1}]\n"
+    )
     done = run_grid(deadly, tmp_path, executor=Local(), workers=1)
     assert done.computed == 2
     (failure,) = [cell.failure for cell in done.failed]

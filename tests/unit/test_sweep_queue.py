@@ -49,7 +49,9 @@ def test_the_subject_of_a_dead_worker_is_free():
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(
-    st.lists(st.sampled_from("abc"), max_size=20), st.lists(st.integers(0, 2), min_size=1), st.data()
+    st.lists(st.sampled_from("abc"), max_size=20),
+    st.lists(st.integers(0, 2), min_size=1),
+    st.data(),
 )
 def test_every_cell_is_taken_once(groups, workers, data):
     cells = [cell(f"{group}{i}", group) for i, group in enumerate(groups)]

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from interp.sweeps.work import Report, Task
+from interp.sweeps.work import LOG_CHARS, Report, Task
+
+GRACE = 5.0
+"""Seconds past its limit after which a cell's worker is killed."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Event:
     log: str = ""
     """The end of a dead worker's own output."""
     ready: bool = True
-    """Whether it had come up before it died; one that never does would fail every cell."""
+    """Whether a worker that died had begun its task; if not, it is not the cell's fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,16 @@ class Where:
     workers: int
     logs: Path
     """A local folder for the workers' output."""
+
+
+def tail(log: Path) -> str:
+    """The end of a worker's log; nothing where it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_CHARS))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
 """The executor with worker processes on this machine.
 
-A worker is a Python of its own (`python -m interp.sweeps.executors.process`). It reads tasks from its
-standard input and writes reports to a pipe, both as JSON lines; what it prints goes to its log. It
-writes its cells itself. It ends when the driver ends, in whatever way.
+A worker is a Python of its own (`python -m interp.sweeps.executors.process`). It reads tasks from
+its standard input and writes reports to a pipe, both as JSON lines; what it prints goes to its log.
+It writes its cells itself. It ends when the driver ends, in whatever way.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from typing import BinaryIO
 import psutil
 
 from interp.errors import InputError
-from interp.sweeps.executors.base import Event, Where
-from interp.sweeps.work import LOG_CHARS, Report, Task, as_dict
+from interp.sweeps.executors.base import GRACE, Event, Where, tail
+from interp.sweeps.work import Report, Task, as_dict
 
-GRACE = 5.0
-"""Seconds past its limit after which a cell's worker is killed."""
 SPARE = 1.1
 """Times its memory limit at which a cell's worker is killed."""
 LOOK = 0.25
@@ -43,7 +41,7 @@ class _Process:
     since: float = 0.0
     heard: bytearray = field(default_factory=bytearray)
     killed: str = ""
-    ready: bool = False
+    begun: bool = False
 
 
 class Local:
@@ -65,7 +63,7 @@ class Local:
     def give(self, worker: int, task: Task) -> None:
         """Send a task to a worker, which is started if it does not run."""
         process = self._workers.get(worker) or self._spawn(worker)
-        process.task, process.since = task, time.monotonic()
+        process.task, process.begun = task, False
         line = json.dumps(as_dict(task)) + "\n"
         assert process.popen.stdin is not None
         try:
@@ -121,7 +119,8 @@ class Local:
         *lines, rest = process.heard.split(b"\n")
         process.heard = bytearray(rest)
         told = [json.loads(line) for line in lines]
-        process.ready = process.ready or bool(told)
+        if {} in told:
+            process.begun, process.since = True, time.monotonic()
         reports = [Report(**each) for each in told if each]
         if reports:
             process.task = None
@@ -133,12 +132,12 @@ class Local:
         process.reports.close()
         code = process.popen.wait()
         why = process.killed or _death(code)
-        return Event(worker, None, why, _tail(process.log), process.ready)
+        return Event(worker, None, why, tail(process.log), process.begun)
 
     def _enforce(self) -> None:
         """Kill workers whose cell passed a limit and whose own limits did not stop it."""
         for process in self._workers.values():
-            if process.task is None or process.killed:
+            if process.task is None or not process.begun or process.killed:
                 continue
             process.killed = _breach(process)
             if process.killed:
@@ -185,16 +184,6 @@ def _death(code: int) -> str:
         hint = "; the system may have run out of memory" if -code == signal.SIGKILL else ""
         return f"the worker was ended by {name}{hint}"
     return f"the worker ended with status {code}"
-
-
-def _tail(log: Path) -> str:
-    """The end of a log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_CHARS))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def _environment(workers: int) -> dict[str, str]:

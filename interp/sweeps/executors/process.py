@@ -13,8 +13,8 @@ from interp.sweeps.work import Task, Worker, as_dict
 PARENT_SECONDS = 1.0
 """How often a worker looks whether its driver still lives."""
 
-READY = b"{}\n"
-"""What a worker reports first: it has come up."""
+BEGUN = b"{}\n"
+"""What a worker reports when it has read a task."""
 
 
 def main(experiment: str, address: str, reports: int, driver: int) -> None:
@@ -22,8 +22,8 @@ def main(experiment: str, address: str, reports: int, driver: int) -> None:
     _end_with(driver)
     worker = Worker(experiment, address, echo=True)
     with os.fdopen(reports, "wb", buffering=0) as out:
-        out.write(READY)
         for line in sys.stdin.buffer:
+            out.write(BEGUN)
             report = worker.run(Task(**json.loads(line)))
             out.write((json.dumps(as_dict(report)) + "\n").encode())
 

@@ -28,17 +28,13 @@ from unittest.mock import patch
 
 from interp.errors import InputError, MissingPackageError
 from interp.results.objects import is_bucket
-from interp.sweeps.executors.base import Event, Where
+from interp.sweeps.executors.base import GRACE, Event, Where, tail
 from interp.sweeps.work import LOG_CHARS, Report, Task, Worker, as_dict
 
-GRACE = 5.0
-"""Seconds past its limit after which a cell's actor is killed."""
 LOOK = 0.25
 """Seconds between two looks at the actors' limits and places."""
 SOON = 10.0
 """Seconds without a place after which a worker's waiting is spoken of."""
-STILLBORN = 3
-"""Actors of one task in a row that may die before they are placed, on a node just lost."""
 STORE_BYTES = 80 * 2**20
 """Memory of a local cluster's object store, which holds only tasks and reports."""
 LOOPBACK = ("127.0.0.1", "::1")
@@ -85,8 +81,8 @@ class _Actor:
     since: float = field(default_factory=time.monotonic)
     """When it was asked for, or took its last step."""
     killed: str = ""
-    stillborn: int = 0
-    """How many were made in vain for its task before it."""
+    asked: float = field(default_factory=time.monotonic)
+    """When the first was asked for, where others died before it without being placed."""
 
     @property
     def unplaced(self) -> bool:
@@ -270,12 +266,18 @@ class Ray:
     def _bury(self, worker: int, error: Exception) -> list[Event]:
         actor = self._actors.pop(worker)
         self._kill(actor)  # it may live: an error in its start leaves the process
-        if actor.unplaced and actor.task and actor.stillborn < STILLBORN:
-            self._make(worker).stillborn = actor.stillborn + 1
+        if actor.unplaced and actor.task and self._is_stillborn(actor, error):
+            time.sleep(LOOK)
+            self._make(worker).asked = actor.asked
             self.give(worker, actor.task)  # it never began, so it was no attempt
             return []
         why = actor.killed or _cause(error)
-        return [Event(worker, None, why, _tail(actor.log) or str(error)[-LOG_CHARS:])]
+        return [Event(worker, None, why, tail(actor.log) or str(error)[-LOG_CHARS:])]
+
+    def _is_stillborn(self, actor: _Actor, error: Exception) -> bool:
+        """Tell whether an actor was sent to a node that is lost, as Ray does until it knows."""
+        broken = getattr(error, "actor_init_failed", True)  # True: nothing to do with a node
+        return not broken and time.monotonic() - actor.asked < self._patience
 
     def _kill(self, actor: _Actor) -> None:
         with suppress(self._ray.exceptions.RayError, ValueError):
@@ -448,13 +450,3 @@ def _cause(error: Exception) -> str:
     if "node has died" in text or "node died" in text:
         return "the worker's node was lost"
     return "the worker's process was ended from outside; its node may have run out of memory"
-
-
-def _tail(log: Path) -> str:
-    """The end of a log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_CHARS))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
