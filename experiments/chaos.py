@@ -86,7 +86,7 @@ class Config:
     seed: int = 0
     """Decides the victims and the delays."""
     cells: int | None = None
-    """Size of the sweep; by default 8 a kill, and at least 120."""
+    """Size of the sweep; by default 12 a kill, and at least 120."""
     json: bool = False
     """One JSON object instead of the table."""
 
@@ -99,7 +99,7 @@ class Config:
     @property
     def grid(self) -> str:
         """The grid file of the sweep."""
-        cells = self.cells or max(120, 8 * self.kills)
+        cells = self.cells or max(120, 12 * self.kills)
         return GRID.format(seeds=-(-cells // 4))
 
 
@@ -172,6 +172,8 @@ class Tally:
     """Workers that still ran seconds after the last driver had ended."""
     leftovers: int = 0
     """Unfinished files and folders after the last start."""
+    strays: int = 0
+    """Segments of the index without a list after the last start: no reader uses them."""
     seconds: float = 0.0
 
     @property
@@ -307,6 +309,7 @@ class _Chaos:
         self.tally.lost = len(self.sight.gone)
         self.tally.different = len(self.sight.different)
         self.tally.leftovers = len(unfinished(self.store))
+        self.tally.strays = len(unlisted(self.store))
 
 
 class Sight:
@@ -340,6 +343,7 @@ class Sight:
     def cut(self) -> tuple[bool, bool]:
         """Whether the dead left a cell, and whether the index, half written since the last look."""
         parts = {part for part in unfinished(self.store) if not _lives(part)}
+        parts |= unlisted(self.store)
         fresh, self._parts = parts - self._parts, parts
         cells = any(part.parent.name == "cells" for part in fresh)
         return cells, any(part.parent.name == "index" for part in fresh)
@@ -371,12 +375,17 @@ def named(store: Path) -> int:
 
 
 def unfinished(store: Path) -> set[Path]:
-    """What lies in a store half written: unfinished names, and segments without their list."""
+    """What lies in a store under an unfinished name."""
     below = [Path(top) for top, _, _ in os.walk(store / "sweeps")]
     folders = [store, store / "cells", store / "index", *below]
-    found = {each / name for each in folders for name in names(each) if PART.fullmatch(name)}
-    packed = (store / "index").glob("*.about.parquet")
-    return found | {p for p in packed if not p.with_name(p.name.split(".")[0] + ".json").exists()}
+    return {each / name for each in folders for name in names(each) if PART.fullmatch(name)}
+
+
+def unlisted(store: Path) -> set[Path]:
+    """The segments of the index that no list names, by their first file."""
+    there = set(names(store / "index"))
+    packed = {name for name in there if name.endswith(".about.parquet")}
+    return {store / "index" / name for name in packed if f"{name.split('.')[0]}.json" not in there}
 
 
 def _lives(part: Path) -> bool:

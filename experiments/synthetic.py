@@ -126,4 +126,5 @@ EXPERIMENT = Experiment(
     code=(Path(__file__),),
     places=frozenset({"mark"}),
     unit="id",
+    headline=("scores", "score"),
 )

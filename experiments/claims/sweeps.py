@@ -210,7 +210,7 @@ def chaos_text(tally: chaos.Tally, kills: int) -> Measured:
         f"all; {tally.cut_cells} left a cell half written, {tally.cut_packs} the index), "
         f"{tally.starts} starts, {tally.cells} cells: {tally.lost} lost, {tally.doubled} doubled, "
         f"{tally.different} different, {tally.torn} torn; {tally.orphans} workers and "
-        f"{tally.leftovers} unfinished files left over"
+        f"{tally.leftovers} unfinished files left over, {tally.strays} segments without a list"
     )
     table = tuple({"count": name, "is": value} for name, value in vars(tally).items())
     return Measured(text, tally.holds and done == kills, table)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from interp.cli.shared import Run
-
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from interp.results.query import Catalogue
+    from interp.results.catalogue import Catalogue
 
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[,NAME...]")]
+Reported = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DIR|STORE[/sweeps/NAME]")]]
 Sources = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="DIR [DIR ...]")]]
 
 
@@ -62,6 +61,8 @@ class Results:
     """Only these columns, in this order."""
     format: Literal["table", "jsonl", "csv", "parquet", "latex"] = "table"
     """table for reading; jsonl, csv or parquet in full precision; latex for a paper."""
+    limit: int | None = None
+    """Print so many rows; by default 1,000 in the format table, and all in the others."""
     to: Path | None = None
     """Write to this file instead."""
     force: bool = False
@@ -114,6 +115,8 @@ class Results:
             raise InputError("--join-table names a table of --join OTHER, which is not given.")
         if (self.unit or self.level != 0.95) and not (self._statistics() or self.group):
             raise InputError("--unit and --level are for groups: add --mean COLUMN.")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit is {self.limit}: it is a number of rows, from 1 up.")
         if self.format == "parquet" and not self.to:
             raise InputError("Parquet is not text, so --format parquet needs --to FILE.")
 
@@ -162,10 +165,27 @@ class Results:
             return rows.select([*query.telling(rows), *own])
         return rows.select(own) if catalogue.single and not self.join else rows
 
+    def _limited(self, rows: pa.Table) -> pa.Table:
+        """The rows to print; a note says how many are left out, and how to get them."""
+        from interp.results import query
+
+        n, most = rows.num_rows, self.limit
+        if most is None:
+            most = MOST_ROWS if self.format == "table" else n
+        if n <= most:
+            return rows
+        cure = "leave out --limit"
+        if self.format == "table":
+            cure = f"use --limit {n}, or --format jsonl, csv or parquet"
+            cure += " without --limit" if self.limit else ""
+        words = [f"{n - most:,} of the {n:,} rows are left out; for all, {cure}."]
+        return query.noted(rows.slice(0, most), words)
+
     def _print(self, rows: pa.Table) -> None:
         """Write to the file, or print; notes stand under a table, else on stderr."""
         from interp.results import query
 
+        rows = self._limited(rows)
         if self.format == "parquet":
             text = ""
         else:
@@ -204,10 +224,13 @@ def _warn_of_missing(store: Any) -> int:
     gone = missing(store)
     if not gone:
         return 0
-    from interp.results.query import cells_missing
+    from interp.results.sources import cells_missing
 
     return _warn([cells_missing(gone)])
 
+
+MOST_ROWS = 1000
+"""Rows that the format table prints where no limit is given."""
 
 DEFAULT_COLUMNS = {
     "steps": ("id", "step", "seed", "op", "nec", "suf", "tts", "null_tts", "random_tts", "text"),
@@ -218,17 +241,28 @@ DEFAULT_COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Draw a run's report again, from its records alone: one HTML file that works offline."""
+    """Draw the report of a run or of sweeps again, from records alone: pages that work offline."""
 
-    folder: Run
-    """Folder of a run."""
+    place: Reported
+    """The folder of a run, a sweep store, or one sweep of it (STORE/sweeps/NAME)."""
 
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""
+        from interp.sweeps.page import is_sweep
+
+        if is_sweep(self.place):
+            return self._sweeps(console)
         from interp.jobs.runs import write_report
         from interp.results import Store
 
-        store = Store.open(self.folder)
+        store = Store.open(self.place)
         path = write_report(store)
         console.print(f"Report: {path}", soft_wrap=True, markup=False)
         return _warn_of_missing(store)
+
+    def _sweeps(self, console: Console) -> int:
+        from interp.sweeps.page import write_report
+
+        written = write_report(self.place)
+        console.print(f"Report: {written.address}", soft_wrap=True, markup=False)
+        return _warn(written.unread.values())

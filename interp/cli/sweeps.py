@@ -54,7 +54,7 @@ class Sweep:
     """ray: cores for each worker."""
     gpus: float = 0.0
     """ray: GPUs, or shares of one, for each worker."""
-    tracker: Literal["none", "mlflow", "trackio", "wandb"] = "none"
+    tracker: Literal["none", "mlflow", "wandb"] = "none"
     """Also send each cell's numbers to a tracker on this machine (wandb: offline)."""
 
     def main(self, console: Console) -> int:

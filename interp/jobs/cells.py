@@ -325,6 +325,7 @@ tts: Experiment = Experiment(
     code=(*_CODE, runs.PACKAGE / "jobs/tts.py"),
     places=_PLACES,
     unit="id",
+    headline=("steps", "tts"),
 )
 """One cell scores every row of one model under one preset and one seed."""
 
@@ -338,5 +339,6 @@ patch: Experiment = Experiment(
     code=(*_CODE, runs.PACKAGE / "jobs/pairs.py", runs.PACKAGE / "jobs/patching.py"),
     places=_PLACES,
     unit="id",
+    headline=("patch", "recovered"),
 )
 """One cell patches one component of one model over its places."""

@@ -83,11 +83,11 @@ class Catalogue:
         """Return one sentence for each source that lacks cells that it should have."""
         columns = (self.cells.column(name).to_pylist() for name in ("address", "cell"))
         there = set(zip(*columns, strict=True))
-        gone = {
-            source: sum((source.address, key) not in there for key in source.keys)
-            for source in self.sources
-        }
-        return [cells_gone(source, n) for source, n in gone.items() if n]
+        found = []
+        for source in self.sources:
+            if gone := sum((source.address, key) not in there for key in source.keys):
+                found.append(cells_gone(source, gone))
+        return found
 
     def inventory(self) -> pa.Table:
         """Return what there is: one row for each run and table, with its rows and columns."""
@@ -147,33 +147,33 @@ class Catalogue:
 
 def _cells(sources: Sequence[Source], names: Mapping[str, str]) -> list[dict[str, Any]]:
     """The cells of one address, in the order of its sources, the others after them by key."""
-    address, manifest = sources[0].address, sources[0].manifest
-    order = dict.fromkeys(key for source in sources for key in source.keys)
+    address, order = sources[0].address, dict.fromkeys(k for each in sources for k in each.keys)
     own = next((names[source.full] for source in sources if source.whole), None)
-    about = {
-        row["key"]: row for row in index.about(address, order if own is None else None).to_pylist()
-    }
-    runs: dict[str, list[str]] = {
-        key: [] for key in [*filter(about.__contains__, order), *sorted(about.keys() - order)]
-    }
+    listed = index.about(address, order if own is None else None).to_pylist()
+    about = {row["key"]: row for row in listed}
+    runs: dict[str, list[str]] = {key: [] for key in order if key in about}
+    runs |= {key: [] for key in sorted(about.keys() - order)}
     for source in sources:
         if not source.whole:
             for key in about.keys() & set(source.keys):
                 runs[key].append(names[source.full])
+    settings = _settings(sources[0].manifest)
     return [
         {
             "address": address,
             "run": "+".join(found) or own,
             "cell": key,
-            "config": about[key]["config"] if manifest is None else _settings(manifest),
+            "config": settings or about[key]["config"],
             "tables": about[key]["tables"],
         }
         for key, found in runs.items()
     ]
 
 
-def _settings(manifest: Manifest) -> str:
+def _settings(manifest: Manifest | None) -> str | None:
     """The configuration that all cells of a run share, as JSON: its settings and model."""
+    if manifest is None:
+        return None
     return canonical_json({"model": manifest.model.get("name")} | manifest.settings)
 
 

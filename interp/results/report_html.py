@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from interp.results.report_stats import (
@@ -53,6 +56,50 @@ def script_json(name: str, value: object) -> str:
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return f'<script type="application/json" id="{esc(name)}">{text}</script>'
+
+
+def asset(name: str) -> str:
+    """Return a script or a style sheet of the pages."""
+    return (files("interp.results") / "assets" / name).read_text(encoding="utf-8")
+
+
+def document(title: str, body: str, *, style: str, scripts: Sequence[str], noscript: str) -> str:
+    """Return a page that works offline and runs only the scripts given, named by their hashes.
+
+    Its content security policy forbids every connection and every other script. A guard runs
+    first and writes whatever goes wrong on the page itself.
+    """
+    guard = asset("guard.js")
+    allowed = " ".join(_hash(script) for script in (guard, *scripts))
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
+        f"form-action 'none'; script-src {allowed}"
+    )
+    tail = "\n".join(f"<script>{script}</script>" for script in scripts)
+    text = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{esc(title)}</title>
+<style>{style}</style>
+<script>{guard}</script>
+</head>
+<body>
+<noscript><p class="warning">{esc(noscript)}</p>
+</noscript>
+{body}
+{tail}
+</body>
+</html>
+"""
+    return text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate cannot be written
+
+
+def _hash(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
 
 
 def finding_list(findings: Sequence[Finding]) -> str:

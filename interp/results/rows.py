@@ -22,7 +22,7 @@ _ABOUT = b"interp"
 _GAPPED = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
-def about(rows: pa.Table | pd.DataFrame) -> dict[str, Any]:
+def about(rows: pa.Table | pd.DataFrame) -> dict[Any, Any]:
     """Return what rows say of themselves: `unit`, `notes`, `identity`."""
     if isinstance(rows, pa.Table):
         return json.loads((rows.schema.metadata or {}).get(_ABOUT, b"{}"))

@@ -116,11 +116,7 @@ def _sources(path: str) -> list[Source]:
         manifest = read_manifest(Path(path) / "manifest.json")
         return [Source(path, _full(path), tuple(manifest.order or ()), True, manifest)]
     if is_bucket(path) or os.path.isdir(os.path.join(path, "cells")):
-        plans = {name: files.get(f"sweeps/{name}/sweep.json") for name in files.folders("sweeps")}
-        sweeps = [
-            _sweep(f"{path}/sweeps/{name}", plan) for name, plan in plans.items() if plan is not None
-        ]
-        return [*sweeps, Source(path, _full(path), whole=True)]
+        return [*_sweeps(path, files), Source(path, _full(path), whole=True)]
     raise StoreError(f"There is no run at {path}: it {_why_not(path)}")
 
 
@@ -136,6 +132,11 @@ def _why_not(path: str) -> str:
     if below:
         return f"is a folder of runs ({', '.join(below[:3])}). Give {path}/* for all."
     return "has no manifest.json, sweep.json or cells. Check the path."
+
+
+def _sweeps(store: str, files: Files) -> list[Source]:
+    plans = {n: files.get(f"sweeps/{n}/sweep.json") for n in files.folders("sweeps")}
+    return [_sweep(f"{store}/sweeps/{n}", plan) for n, plan in plans.items() if plan is not None]
 
 
 def _sweep(path: str, plan: bytes) -> Source:

@@ -297,6 +297,7 @@ def _save(drive: _Drive, experiment: Experiment) -> None:
         "name": drive.grid.name,
         "experiment": drive.grid.experiment,
         "unit": experiment.unit,
+        "headline": experiment.headline,
         "grid": drive.grid.as_json(),
         "created": before.get("created", start["when"]),
         "keys": [cell.key for cell in drive.plan.cells],

@@ -56,6 +56,8 @@ class Experiment:
     a path or a device: `identity` says what lies there, so they do not enter a cell's key."""
     unit: str | None = None
     """The column that names the independent units (problems), for intervals."""
+    headline: tuple[str, str] | None = None
+    """The table and column of the number that a sweep's page draws."""
 
     @cached_property
     def code_hash(self) -> str:

@@ -71,8 +71,9 @@ class Grid:
 
         def varies(name: str) -> bool:
             one = getattr(first, name)
-            others = (getattr(cell, name) for cell in self.cells[1:])
-            return any(other is not one and token(other) != token(one) for other in others)
+            mark = token(one)
+            others = (getattr(cell, name) for cell in self.cells)
+            return any(other is not one and token(other) != mark for other in others)
 
         return tuple(f.name for f in fields(first) if varies(f.name))
 

@@ -70,9 +70,7 @@ def _taken(where: str, exclusion: Mapping[str, list[Any]], draft: Draft) -> dict
     return taken
 
 
-def make_cells(
-    draft: Draft, taken: Sequence[Mapping[int, set[int]]], wrong: Mistakes
-) -> list[Any]:
+def make_cells(draft: Draft, taken: Sequence[Mapping[int, set[int]]], wrong: Mistakes) -> list[Any]:
     """Return the configurations in order, those that an exclusion takes unmade.
 
     A configuration that refuses itself, two that are the same, and an axis of which the exclusions
@@ -103,7 +101,7 @@ def make_cells(
                 f"cells {before + 1} and {len(cells)} are the same ({named(varied)}), once the "
                 "configuration has set its fields: remove a value, or exclude one."
             )
-            break
+            return cells  # what exclusions leave is not known yet
     wrong.extend(_refusals(refused, first))
     wrong.extend(_left(draft, kept))
     return cells

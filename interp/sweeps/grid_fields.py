@@ -49,7 +49,7 @@ class Fields:
         return self._placed(found)
 
     def row(self, where: str, raw: Mapping[str, Any], wrong: Mistakes) -> dict[str, Any]:
-        """Return the values of several fields; where one is wrong, it is noted and none returned."""
+        """Return the values of several fields, or none, with a note, where one is wrong."""
         found = {}
         for name, value in raw.items():
             with wrong.noted():
@@ -57,7 +57,7 @@ class Fields:
         return found if len(found) == len(raw) else {}
 
     def column(self, where: str, name: str, raw: object, wrong: Mistakes) -> list[Any]:
-        """Return several values of one field; where one is wrong, it is noted and none returned."""
+        """Return several values of one field, or none, with a note, where one is wrong."""
         with wrong.noted():
             what = self._called(where, name)
             if not isinstance(raw, list) or not raw:

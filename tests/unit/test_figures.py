@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
+import pyarrow as pa
 import pytest
 
 from figures import benchmarks
-from figures.__main__ import main, redraw, redraw_benchmarks
+from figures.__main__ import (
+    benchmarks_figure,
+    main,
+    redraw,
+    sweep_figure,
+    sweep_means,
+    write,
+    write_images,
+)
+from figures.images import draw_images, find_chromium
 from figures.tts_distribution import figure
 from interp.errors import InputError
-from interp.results import Manifest, Store, cell_key, report_stats
+from interp.results import Cells, Manifest, Store, cell_key, frame, report_stats
 from tests.strategies import says
 
 ROOT = Path(__file__).parents[2]
@@ -99,13 +111,13 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
     records, out = tmp_path / "records", tmp_path / "out"
     store_run(records / "tts" / "tiny", {"steps": step_rows(), "chains": chain_rows()})
     store_run(records / "patch", {"patch": [{"layer": 0}]})  # has no figure of its own
-    paths = redraw(records, out)
+    paths = redraw(records, out, images=False)
     first = [path.read_bytes() for path in paths]
     assert [path.name for path in paths] == [
         "tts-tiny-tts_distribution.html",
         "tts-tiny-tts_distribution.json",
     ]
-    assert redraw(records, out) == paths
+    assert redraw(records, out, images=False) == paths
     assert [path.read_bytes() for path in paths] == first
     assert sum(json.loads(first[1])["data"][0]["y"]) == len(SCORES)
     assert b'src="plotly.min.js"' in first[0]
@@ -123,7 +135,7 @@ def test_the_committed_figure_is_the_committed_records(tmp_path):
     """Every bar of what `make figures` draws, counted again from the records themselves."""
     run = ROOT / "experiments" / "records" / "tts_word_problems"
     store = Store.open(run)
-    redraw(run.parent, tmp_path)
+    redraw(run.parent, tmp_path, images=False)
     drawn = json.loads((tmp_path / "tts_word_problems-tts_distribution.json").read_text())
     scores: dict[tuple[str, int], list[float]] = {}
     for row in store.rows("steps"):
@@ -212,18 +224,227 @@ def test_rows_that_cannot_be_drawn_are_refused():
         benchmarks.figure([timing("ours", 1.0), short])
 
 
-def test_a_record_is_drawn_the_same_twice_and_a_missing_one_is_said(tmp_path, capsys):
+def test_a_record_is_drawn_and_a_missing_one_is_said(tmp_path, capsys):
     record = tmp_path / "benchmarks.jsonl"
-    assert redraw_benchmarks(record, tmp_path) == []
+    assert benchmarks_figure(record) is None
     said = capsys.readouterr().err
     assert said.startswith(f"No figure of the benchmarks: {record} is missing; ")
     record.write_text("".join(json.dumps(row) + "\n" for row in TIMINGS))
-    paths = redraw_benchmarks(record, tmp_path)
-    first = [path.read_bytes() for path in paths]
-    assert [path.name for path in paths] == ["benchmarks.html", "benchmarks.json"]
-    assert redraw_benchmarks(record, tmp_path) == paths
-    assert [path.read_bytes() for path in paths] == first
-    assert json.loads(first[1])["data"][2]["y"] == ["ours", "raw"]
+    drawn = benchmarks_figure(record)
+    assert drawn is not None
+    assert list(drawn.data[2].y) == ["ours", "raw"]
+    assert list(drawn.data[2].x) == [1.0, 30.0]
     record.write_text("no json\n")
     with pytest.raises(InputError, match=r"benchmarks\.jsonl is not JSONL: "):
-        redraw_benchmarks(record, tmp_path)
+        benchmarks_figure(record)
+
+
+# ---------------------------------------------------------------- sweeps
+
+ATTACK = '<script>alert(1)</script>&"<b>'
+SWEPT = {
+    ("a", 0): (0.25, 0.75),
+    ("a", 1): (0.25, 0.25),
+    (ATTACK, 0): (1.0, 1.0),
+    (ATTACK, 1): (1.0, None),
+}
+"""Scores of the problems p and q by model and seed. Model a: a mean of 1.5 / 4 over all rows; the
+problems' own means are 0.25 and 0.5, so the interval over problems ends at these."""
+
+
+def sweep_store(store: Path, headline: Sequence[str] | None = ("scores", "score")) -> Path:
+    cells, keys, configs = Cells.open(store, write=True), [], []
+    for (model, seed), (p, q) in SWEPT.items():
+        config = {"model": model, "seed": seed, "rows": 2}
+        identity = {"experiment": "own", "config": config, "subject": {}, "code": "0"}
+        keys.append(cell_key(identity))
+        configs.append(config)
+        rows = [{"id": "p", "score": p}, {"id": "q", "score": q}]
+        cells.write(keys[-1], identity, {"scores": rows}, {"seconds": 0.0})
+    about = {"name": "g", "experiment": "own", "unit": "id", "keys": keys, "configs": configs}
+    folder = store / "sweeps" / "g"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps(about | {"headline": headline, "starts": []}))
+    return folder
+
+
+def test_the_dots_of_a_sweep_are_the_means_of_its_records(tmp_path):
+    folder = sweep_store(tmp_path)
+    drawn = sweep_figure(folder)
+    assert drawn is not None
+    (dots,) = drawn.data
+    assert list(dots.x) == [0.375, 1.0]
+    assert (list(dots.error_x.array), list(dots.error_x.arrayminus)) == ([0.125, 0], [0.125, 0])
+    rows = frame(folder, "scores")
+    assert list(dots.x) == list(rows.groupby("model", sort=False)["score"].mean())
+    labels = drawn.layout.yaxis.ticktext
+    assert labels == ("a", '&lt;script&gt;alert(1)&lt;/script&gt;&amp;"&lt;b&gt;')
+
+
+def test_the_figure_of_a_sweep_names_its_finding_and_what_it_averages(tmp_path):
+    layout = sweep_figure(sweep_store(tmp_path)).layout
+    name = '&lt;script&gt;alert(1)&lt;/script&gt;&amp;"&lt;b&gt;'
+    assert layout.title.text == f"Mean score is highest at model={name}: 1 (1 to 1)"
+    assert layout.title.subtitle.text.split("<br>") == [
+        "Averaged over seed.",
+        "The unit of the intervals is id.",
+        "2 of 2 intervals rest on fewer than 20 units (the least: 2): they are probably too narrow.",
+    ]
+    assert layout.xaxis.title.text == "Mean score, 95% interval"
+
+
+def test_a_cell_that_is_gone_is_said_under_the_figure(tmp_path):
+    folder = sweep_store(tmp_path)
+    first = json.loads((folder / "sweep.json").read_text())["keys"][0]
+    for path in (tmp_path / "cells" / first).iterdir():
+        path.unlink()
+    (tmp_path / "cells" / first).rmdir()
+    drawn = sweep_figure(folder)
+    assert list(drawn.data[0].x) == [0.25, 1.0]
+    assert "1 of its 4 cells" in drawn.layout.title.subtitle.text
+
+
+def test_a_sweep_without_a_headline_is_said(tmp_path, capsys):
+    folder = sweep_store(tmp_path, headline=None)
+    assert sweep_figure(folder) is None
+    said = f"No figure of {folder}: its experiment names no headline number.\n"
+    assert capsys.readouterr().err == said
+    (folder / "sweep.json").write_text("[")
+    with pytest.raises(InputError, match=r"sweep\.json describes no sweep: Expecting value"):
+        sweep_figure(folder)
+
+
+def identified(columns: dict[str, list]) -> pa.Table:
+    """Rows whose columns but `score` identify their cell, as `query.read` gives them."""
+    about = {"identity": [name for name in columns if name != "score"]}
+    return pa.table(columns).replace_schema_metadata({b"interp": json.dumps(about).encode()})
+
+
+def test_a_sweep_of_many_groups_is_averaged_over_its_largest_field():
+    pairs = [(model, layer) for model in "ab" for layer in range(40)]
+    rows = identified(
+        {
+            "model": [model for model, _ in pairs],
+            "layer": [layer for _, layer in pairs],
+            "score": [float(layer) + (model == "b") for model, layer in pairs],
+        }
+    )
+    drawn = sweep_means(rows, "scores", "score")
+    assert list(drawn.data[0].x) == [19.5, 20.5]
+    assert drawn.layout.title.subtitle.text.startswith("Averaged over layer.<br>")
+    few = rows.filter(pa.compute.less(rows["layer"], 3))
+    assert sum(len(trace.x) for trace in sweep_means(few, "scores", "score").data) == 6
+
+
+def test_numbers_that_are_all_missing_are_refused():
+    empty = identified({"model": ["a", "b"], "score": pa.array([None, None], pa.float64())})
+    message = "No row of scores has a value of score, so no dot can be drawn."
+    with says(InputError, message):
+        sweep_means(empty, "scores", "score")
+
+
+# ---------------------------------------------------------------- images
+
+CHROMIUM = find_chromium()
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium, so no image is drawn")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def no_chromium(tmp_path, monkeypatch):
+    """A machine without a Chromium."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.delenv("CHROMIUM", raising=False)
+
+
+def program(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_chromium
+def test_a_browser_draws_every_figure_the_same_twice(tmp_path):
+    records, out = tmp_path / "records", tmp_path / "out"
+    store_run(records / "tts", {"steps": step_rows(), "chains": chain_rows()})
+    sweep_store(records / "swept")
+    paths = redraw(records, out)
+    first = {path.name: path.read_bytes() for path in paths}
+    stems = ("tts-tts_distribution", "swept-sweeps-g-means")
+    assert first.keys() == {f"{s}.{kind}" for s in stems for kind in ("html", "json", "svg", "png")}
+    assert redraw(records, out) == paths
+    assert {path.name: path.read_bytes() for path in paths} == first
+    assert sorted(path.name for path in out.iterdir()) == sorted([*first, "plotly.min.js"])
+    bars = ElementTree.fromstring(first["tts-tts_distribution.svg"])
+    words = [text for each in bars.iter(f"{SVG}text") for text in each.itertext()]
+    assert "Number of steps" in words
+    assert (bars.get("width"), bars.get("height")) == ("1200", "480")
+    png = first["tts-tts_distribution.png"]
+    assert png.startswith(b"\x89PNG\r\n")
+    size = [int.from_bytes(png[at : at + 4], "big") for at in (16, 20)]
+    assert size == [2400, 960]  # twice as many pixels each way
+    check_escaped(ElementTree.fromstring(first["swept-sweeps-g-means.svg"]))
+
+
+def check_escaped(svg: ElementTree.Element) -> None:
+    """The attack stands in the image as text: no script, no link, no handler."""
+    assert ATTACK in ["".join(each.itertext()) for each in svg.iter(f"{SVG}text")]
+    assert not list(svg.iter(f"{SVG}script"))
+    names = {name for each in svg.iter() for name in each.attrib}
+    assert not {name for name in names if name.startswith("on") or name.endswith("href")}
+
+
+def test_without_a_chromium_pages_and_json_are_drawn_and_it_is_said_once(
+    tmp_path, no_chromium, capsys
+):
+    records, out = tmp_path / "records", tmp_path / "out"
+    store_run(records / "tts", {"steps": step_rows(), "chains": chain_rows()})
+    sweep_store(records / "swept")
+    (records / "benchmarks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TIMINGS))
+    out.mkdir()
+    (out / "benchmarks.svg").write_text("of other records")
+    paths = redraw(records, out)
+    assert [path.suffix for path in paths] == [".html", ".json"] * 3
+    assert all(path.stat().st_size > 100 for path in paths)
+    assert capsys.readouterr().err == (
+        "No SVG and no PNG: there is no chromium, chromium-browser, google-chrome on the PATH; "
+        "install one, or name one in CHROMIUM.\n"
+    )
+    assert not (out / "benchmarks.svg").exists()
+
+
+def test_the_variable_names_the_chromium(tmp_path, no_chromium, monkeypatch):
+    assert find_chromium() is None
+    mine = program(tmp_path / "mine", "exit 0")
+    monkeypatch.setenv("CHROMIUM", mine)
+    assert find_chromium() == mine
+    monkeypatch.setenv("CHROMIUM", str(tmp_path / "gone"))
+    message = (
+        f"CHROMIUM is {str(tmp_path / 'gone')!r}, which is no program: give the path of a "
+        "Chromium, or unset it to look for chromium, chromium-browser, google-chrome on the PATH."
+    )
+    with says(InputError, message):
+        redraw(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo first >&2; echo no display >&2; exit 7", " cannot draw (no display)"),
+        ("exit 7", " cannot draw (exit status 7)"),
+        ("echo '<pre></pre>'", " opened the figures and did not draw tts-tts_distribution"),
+    ],
+)
+def test_a_chromium_that_does_not_draw_leaves_pages_and_json(tmp_path, script, why):
+    broken = program(tmp_path / "broken", script)
+    drawn = {"tts-tts_distribution": figure(step_rows(), chain_rows())}
+    write(drawn["tts-tts_distribution"], tmp_path, "tts-tts_distribution")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with says(InputError, f"{broken}{why}: set CHROMIUM to another browser."):
+        write_images(drawn, tmp_path, broken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_no_figure_needs_no_browser(tmp_path):
+    assert draw_images({}, tmp_path, "/nowhere/at/all") == {}

@@ -457,3 +457,23 @@ def test_many_reasons_are_cut():
     told = refusal(product(layer=str(list(range(20)))))
     assert len(told.splitlines()) == 1 + 5 + 1
     assert told.splitlines()[-1] == "6. 11 more reasons for which cells are refused are not shown."
+
+
+def test_two_equal_cells_are_one_mistake_however_many_axes_there_are(tmp_path, monkeypatch):
+    (tmp_path / "capped.py").write_text(
+        "from dataclasses import dataclass, replace\n"
+        "from experiments.synthetic import EXPERIMENT as BASE\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Config:\n"
+        "    a: int = 0\n"
+        "    size: int = 0\n"
+        "    def __post_init__(self):\n"
+        "        object.__setattr__(self, 'size', min(self.size, 10))\n"
+        "EXPERIMENT = replace(BASE, config=Config)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "experiment: capped:EXPERIMENT\naxes: {product: {a: [1, 2], size: [20, 30]}}\n"
+    with pytest.raises(InputError) as caught:
+        parse_grid(text, "g")
+    assert "cells 1 and 2 are the same" in str(caught.value)
+    assert "exclusions" not in str(caught.value)

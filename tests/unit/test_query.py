@@ -7,6 +7,8 @@ import io
 import json
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
 
 import interp.results as results
 from interp.errors import InputError, StoreError
-from interp.results import query
+from interp.results import index, query
 from interp.results.index import refresh
 from interp.stats import cluster_bootstrap
 
 
-def make_cell(store: Path, config: dict, **tables: list[dict]) -> str:
+def make_cell(store: Path | str, config: dict, **tables: list[dict]) -> str:
     """Write a cell into a sweep store; return its key."""
     identity = {"experiment": "toy", "config": config, "subject": {}, "code": "c0de"}
     key = results.cell_key(identity)
@@ -32,10 +35,10 @@ def make_cell(store: Path, config: dict, **tables: list[dict]) -> str:
     return key
 
 
-def make_sweep(store: Path, name: str, keys: list[str], unit: str | None = None) -> Path:
+def make_sweep(store: Path | str, name: str, keys: list[str], unit: str | None = None) -> Path:
     plan = {"name": name, "experiment": "toy", "unit": unit, "keys": keys, "configs": []}
     results.Files.open(store).put(f"sweeps/{name}/sweep.json", json.dumps(plan).encode())
-    return store / "sweeps" / name
+    return Path(store) / "sweeps" / name
 
 
 def make_run(folder: Path, settings: dict, model: str, *cells: dict[str, list[dict]]) -> Path:
@@ -109,6 +112,47 @@ def test_a_cell_of_no_sweep_carries_the_name_of_the_store(store):
     assert len(results.frame(str(store / "sweeps" / "*"))) == 5
 
 
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[str]:
+    """The address of a bucket in moto's server on loopback."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    request = urllib.request.Request(f"http://{host}:{port}/records", method="PUT")
+    urllib.request.urlopen(request).close()
+    yield "s3://records/deep/store"
+    server.stop()
+
+
+def test_a_store_in_a_bucket_reads_as_its_copy_in_a_folder(bucket, tmp_path, show):
+    for address in (bucket, tmp_path / "store"):
+        keys = [make_cell(address, {"seed": seed}, steps=steps(0.5, seed / 4)) for seed in range(4)]
+        make_sweep(address, "one", keys[2:0:-1], unit="id")
+        make_sweep(address, "two", keys[1:2], unit="id")
+        results.Files.open(address).put("sweeps/no_sweep/failures/f.json", b"{}")
+    there, here = results.frame(bucket), results.frame(tmp_path / "store")
+    assert there["run"].tolist() == ["one"] * 2 + ["one+two"] * 2 + ["store"] * 4
+    assert there["seed"].tolist()[:4] == [2, 2, 1, 1]
+    assert there.equals(here) and there.attrs == here.attrs
+    assert results.frame(Path(bucket + "/")).equals(here)  # pathlib leaves one slash of two
+    two = results.frame(f"{bucket}/sweeps/two")
+    assert (two["run"].tolist(), two["seed"].tolist()) == (["two"] * 2, [1, 1])
+    lines = show(bucket)[1].splitlines()
+    assert [line.split() for line in lines[1:4]] == [
+        ["one", "steps", "2"], ["one+two", "steps", "2"], ["store", "steps", "4"]
+    ]  # fmt: skip
+    results.Files.open(bucket).put("sweeps/two/sweep.json", b"")
+    with pytest.raises(
+        StoreError, match=rf"^{bucket}/sweeps/two/sweep\.json is damaged or no sweep"
+    ):
+        query.read(bucket)
+
+
 def test_packed_and_loose_cells_read_the_same(store):
     loose = results.frame(store)
     assert refresh(store) == 3
@@ -139,6 +183,30 @@ def test_a_configuration_gives_way_to_a_column_of_the_table(tmp_path):
     ]  # fmt: skip
     assert frame["cell"].tolist() == ["s1c1"] and frame["config.run"].tolist() == ["x"]
     assert len(results.frame(run, where="\"config.TTS\" = 3 and cell = 's1c1'")) == 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_column_cell_is_not_taken_for_another(store, packed):
+    """Only the first cell has a column `cell`; names that look like a renamed one stay."""
+    own = [{"cell": "s1c1", "n": 1}], [{"cell_": "x", "n": 2}], [{"cell__": "y", "cell_": "z"}]
+    keys = [make_cell(store, {"i": i}, audit=rows) for i, rows in enumerate(own)]
+    if packed:
+        assert refresh(store) == 6
+    rows = query.read(make_sweep(store, "audit", keys)).select("audit")
+    assert rows.drop_columns(["run", "i"]).to_pydict() == {
+        "config.cell": keys, "cell": ["s1c1", None, None], "n": [1, 2, None],
+        "cell_": [None, "x", "z"], "cell__": [None, None, "y"],
+    }  # fmt: skip
+    table = index.table(store, "audit", keys)  # one table, so the key needs the name
+    assert table["cell"].to_pylist() == keys
+    assert table["cell___"].to_pylist() == ["s1c1", None, None]
+
+
+def test_a_column_cell_of_several_stores_stays_one_column(tmp_path, store):
+    run = make_run(tmp_path / "r", {}, "m", {"audit": [{"cell": "a", "cell_": "b"}]})
+    make_cell(store, {"i": 0}, audit=[{"cell": "c"}])
+    rows = query.read([run, store]).select("audit").select(["cell", "cell_"])
+    assert rows.to_pydict() == {"cell": ["a", "c"], "cell_": ["b", None]}
 
 
 def test_runs_of_one_name_are_told_apart_and_mixed_with_sweeps(tmp_path, store):
@@ -581,6 +649,48 @@ def test_an_empty_answer_is_said(show, store):
         status, out, err = show(store, "--table", "steps", "--where", "tts > 7", *words)
         assert (status, out) == (0, "no rows\n")
         assert err == "interp: none of the 5 rows meets the condition.\n"
+
+
+ALL = "or --format jsonl, csv or parquet"
+
+
+def test_rows_printed_are_limited_and_the_rest_is_said(show, store):
+    words = (store / "sweeps" / "first", "--table", "steps", "--limit", 2)
+    status, out, err = show(*words)
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()[1:-1]] == [
+        ["m2", "a", "0.5"],
+        ["m2", "b", "0.25"],
+    ]
+    assert out.splitlines()[-1] == (
+        f"2 of the 4 rows are left out; for all, use --limit 4, {ALL} without --limit."
+    )
+    _, out, err = show(*words, "--format", "jsonl")
+    assert [json.loads(line)["tts"] for line in out.splitlines()] == [0.5, 0.25]
+    assert err == "2 of the 4 rows are left out; for all, leave out --limit.\n"
+    assert "left out" not in "".join(show(*words[:-1], 4)[1:])
+    _, out, err = show(*words, "--where", "model = 'm2'", "--format", "latex")
+    assert "left out" not in out and err == ""
+    for n in (0, -1):
+        status, _, err = show(*words[:-1], n)
+        assert (status, err) == (2, f"interp: --limit is {n}: it is a number of rows, from 1 up.\n")
+
+
+def test_a_table_to_look_at_ends_at_1000_rows(show, tmp_path):
+    """By hand: 1,003 rows are 3 too many for a table, and all come in other formats."""
+    run = make_run(tmp_path / "r", {}, "m", {"t": [{"n": n} for n in range(1003)]})
+    out = show(run, "--table", "t")[1].splitlines()
+    assert [line.strip() for line in out[:2] + out[-2:]] == [
+        "n", "0", "999",
+        f"3 of the 1,003 rows are left out; for all, use --limit 1003, {ALL}.",
+    ]  # fmt: skip
+    assert len(show(run, "--table", "t", "--limit", 1003)[1].splitlines()) == 1004
+    for format, lines in (("jsonl", 1003), ("csv", 1004)):
+        _, out, err = show(run, "--table", "t", "--format", format)
+        assert (len(out.splitlines()), err) == (lines, "")
+    path = tmp_path / "t.parquet"
+    show(run, "--table", "t", "--format", "parquet", "--to", path)
+    assert pq.read_metadata(path).num_rows == 1003
 
 
 def test_parquet_goes_to_a_file(show, store, tmp_path):

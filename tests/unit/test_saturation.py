@@ -102,6 +102,14 @@ def test_where_driver_and_store_are_full():
     assert above.rate == pytest.approx(100, rel=0.05) and above.busy["driver"] > 0.95
 
 
+def test_where_a_queue_is_full_follows_from_the_mean_of_the_cells_not_their_median():
+    """The mean is exp(2² / 2) seconds; the driver serves 2 a second and takes half of one."""
+    each = costs(cell=1.0, spread=2.0, driver=0.5)
+    assert saturating(each)["driver"] == pytest.approx(2 * (math.exp(2.0) + 0.5))
+    drawn = draw_seconds(costs(cell=1.0, spread=0.5), 20_000, 0)
+    assert sum(drawn) / len(drawn) == pytest.approx(math.exp(0.125), rel=0.02)
+
+
 def test_seconds_are_drawn_by_seed_around_their_median():
     spread = costs(cell=2.0, spread=0.5)
     drawn = draw_seconds(spread, 1001, 3)
