@@ -120,22 +120,25 @@ def sweep_figure(sweep: Path) -> go.Figure | None:
         StoreError: cells do not fit together.
     """
     try:
-        named = json.loads((sweep / "sweep.json").read_text(encoding="utf-8")).get("headline")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{sweep / 'sweep.json'} describes no sweep: {error}.") from error
+        about = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
+        named, keys = about.get("headline"), set(about["keys"])
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
+        raise InputError(f"{sweep / 'sweep.json'} describes no sweep: {error!r}.") from error
     if not named:
         print(f"No figure of {sweep}: its experiment names no headline number.", file=sys.stderr)
         return None
     table, column = named
-    catalogue = query.read(sweep)
-    return sweep_means(catalogue.select(table), table, column, missing=catalogue.missing())
+    cells = query.read(sweep)
+    gone = len(keys.difference(cells.cells.column("cell").to_pylist()))
+    words = [f"{gone} of its {len(keys)} cells are not there."] * bool(gone)
+    return sweep_means(cells.select(table), table, column, words)
 
 
-def sweep_means(rows: pa.Table, table: str, column: str, missing: Sequence[str] = ()) -> go.Figure:
+def sweep_means(rows: pa.Table, table: str, column: str, words: Sequence[str] = ()) -> go.Figure:
     """Draw the mean of a column by the fields that vary, with 95% intervals over its units.
 
     Seeds are averaged over, and so is the field of the most values while there are more than
-    `DOTS` groups; the subtitle says which. `missing` are sentences on cells that are not there.
+    `DOTS` groups; the subtitle says which, and ends with `words`.
 
     Raises:
         InputError: the column is unknown, no number, or has no value at all.
@@ -162,9 +165,9 @@ def sweep_means(rows: pa.Table, table: str, column: str, missing: Sequence[str] 
             notes=query.notes(found),
         )
     )
-    words = [f"Averaged over {', '.join(pooled)}."] * bool(pooled)
-    words += [*query.notes(found), *missing]
-    return _titled(go.Figure(drawn), _finding(known, fields, column), words)
+    said = [f"Averaged over {', '.join(pooled)}."] * bool(pooled)
+    said += [*query.notes(found), *words]
+    return _titled(go.Figure(drawn), _finding(known, fields, column), said)
 
 
 def _told_apart(rows: pa.Table, fields: Sequence[str]) -> list[str]:

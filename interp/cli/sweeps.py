@@ -263,7 +263,8 @@ class SweepGc:
         found = clear(split(self.place)[0], orphans=self.orphans, act=self.yes)
         what = (
             f"{len(found.failures)} notes on failures, {len(found.damaged)} damaged cells, "
-            f"{len(found.orphans)} cells that no sweep names"
+            f"{len(found.orphans)} cells that no sweep names, {len(found.strays)} unfinished files "
+            "of the index"
         )
         _say(console, f"Removed {what}." if self.yes else f"Would remove {what}; --yes does so.")
         return 0

@@ -38,6 +38,8 @@ STATES: dict[State, str] = {"done": "done", "failed": "failed", "todo": "to do"}
 """States and their words."""
 IN_FULL = 50
 """How many failed cells a page shows with traceback and log; the table of cells has them all."""
+IN_SIGHT = 6
+"""How many of these are in sight before the reader asks for more."""
 STARTS = 20
 """How many of the last starts a page lists."""
 LOG_CHARS = 4_000
@@ -269,13 +271,17 @@ def _failed_part(view: SweepView) -> str:
     failed = [cell for cell in view.cells if cell.state == "failed"]
     reasons = Counter(_cut(cell.reason) for cell in failed).most_common()
     lines = [[f"{n:,}", reason] for reason, n in reasons[:10]]
-    table = _table(["cells", "reason"], lines, left=0, kind="starts")
+    table = _table(["cells", "reason"], lines, left=0, kind="reasons")
     more = f'<p class="note">and {count(len(reasons) - 10, "other reason")}</p>'
     table += more * (len(reasons) > 10)
-    blocks = "".join(_failed_block(cell) for cell in failed[:IN_FULL])
+    blocks = [_failed_block(cell) for cell in failed[:IN_FULL]]
+    shown, folded = "".join(blocks[:IN_SIGHT]), "".join(blocks[IN_SIGHT:])
+    if folded:
+        title = f"{len(blocks) - IN_SIGHT} more failed cells"
+        shown += f'<details class="fold"><summary>{title}</summary>{folded}</details>'
     rest = len(failed) - IN_FULL
-    note = f'<p class="note">The first {IN_FULL} are shown; {count(rest, "other")} are among the '
-    return table + blocks + (f"{note}cells of the sweep's own page.</p>" if rest > 0 else "")
+    note = f"The first {IN_FULL} are here; {count(rest, 'other')} stand in the table of cells."
+    return table + shown + f'<p class="note">{note}</p>' * (rest > 0)
 
 
 def _failed_block(cell: Line) -> str:
@@ -405,10 +411,14 @@ def _table(
 
 def _cell_table(view: SweepView) -> str:
     """The frame of the table of cells; the script fills it."""
-    example = f"{view.varied[0]}=" if view.varied else "the beginning of a key"
+    exact = ""
+    if view.varied:
+        name = view.varied[0]
+        exact = (
+            f", and {name}={_cut(words(view.cells[0].config.get(name)), 40)} for just that value"
+        )
     return (
-        f'<p class="note">Click a head to sort. The search takes words, and {esc(example)} with a '
-        "value for exactly that.</p>"
+        f'<p class="note">Click a head to sort. The search takes words{esc(exact)}.</p>'
         '<div class="controls"><input id="find" type="search" placeholder="Search" '
         'aria-label="Search cells"><span id="picks" class="picks"></span>'
         '<button type="button" id="reset">Reset</button></div>'
@@ -426,7 +436,8 @@ def cells_data(view: SweepView) -> dict[str, Any]:
     cells name a model once.
     """
     cells = view.cells
-    columns, data = [{"name": "Cell"}], [[cell.key for cell in cells]]
+    columns: list[dict[str, Any]] = [{"name": "Cell"}]
+    data: list[list[Any]] = [[cell.key for cell in cells]]
     for name in view.varied:
         values = distinct(cell.config.get(name) for cell in cells)
         number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
@@ -445,7 +456,7 @@ def cells_data(view: SweepView) -> dict[str, Any]:
         reasons = sorted({_cut(cell.reason) for cell in cells} - {""})
         columns.append({"name": "Attempts", "number": True})
         columns.append({"name": "Reason", "values": reasons})
-        data.append([cell.failure.get("attempts") if cell.failure else None for cell in cells])
+        data.append([_finite((cell.failure or {}).get("attempts")) for cell in cells])
         found = {reason: place for place, reason in enumerate(reasons)}
         data.append([found.get(_cut(cell.reason)) for cell in cells])
     return {"columns": columns, "rows": [list(row) for row in zip(*data, strict=True)]}
@@ -478,12 +489,12 @@ def distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def words(value: Any) -> str:
-    """Write a value of a configuration: text as it is, anything else as JSON.
+    """Write a value of a configuration: text as it is, anything else and no text as JSON.
 
-    >>> words("a"), words(None), words([1, 2])
-    ('a', 'null', '[1, 2]')
+    >>> words("a"), words(""), words(None), words([1, 2])
+    ('a', '""', 'null', '[1, 2]')
     """
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if value and isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _token(value: Any) -> str:
@@ -522,7 +533,8 @@ def dot_plot(found: Headline) -> Spec:
     labels = [plain(" · ".join(map(words, row)) or "all cells", 50) for row in rows]
     names = " · ".join(found.fields[place] for place in row_of)
     y = {"tickvals": list(range(len(rows))), "ticktext": labels, "showgrid": True}
-    y |= {"range": [len(rows) - 0.5, -0.5], **axis_title(plain(names))}
+    title = axis_title(plain(names))["title"] | {"standoff": 12}
+    y |= {"range": [len(rows) - 0.5, -0.5], "title": title}
     x = axis_title(plain(f"Mean {found.column}, 95% interval"))
     height = 130 + len(rows) * max(34, 16 * len(colours))
     legend = {"title": {"text": plain(found.fields[series])}} if series is not None else {}

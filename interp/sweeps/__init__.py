@@ -1,8 +1,8 @@
 """Grids of cells: the same grid file runs in this process, in local workers, or on a cluster.
 
-    grid = read_grid("experiments/grids/tts_smoke.yaml")
-    done = run_grid(grid, "runs/sweeps")
-    steps = interp.results.frame("runs/sweeps/sweeps/tts_smoke", "steps")
+grid = read_grid("experiments/grids/tts_smoke.yaml")
+done = run_grid(grid, "runs/sweeps")
+steps = interp.results.frame("runs/sweeps/sweeps/tts_smoke", "steps")
 """
 
 from __future__ import annotations

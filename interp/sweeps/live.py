@@ -19,6 +19,8 @@ from interp.sweeps.work import Report
 
 RECENT = 5
 """How many of the last failures are shown."""
+ROWS = 16
+"""How many workers have a line of their own."""
 WINDOW = 50
 """From how many of the last cells the time left is estimated."""
 
@@ -43,10 +45,11 @@ class Display:
 
     def begin(self, plan: Plan, executor: Executor, workers: int) -> None:
         """Start to draw."""
+        self._began = time.monotonic()
         self._plan, self._executor = plan, executor.name
         self._workers = [_Worker() for _ in range(workers)]
         self._failures: deque[tuple[str, int, str]] = deque(maxlen=RECENT)
-        self._ended: deque[float] = deque([time.monotonic()], maxlen=WINDOW)
+        self._ended: deque[float] = deque([self._began], maxlen=WINDOW)
         if self._console.is_terminal:
             self._live = Live(
                 self._draw(), console=self._console, auto_refresh=False, transient=True
@@ -70,6 +73,7 @@ class Display:
                 self._console.print(Text(first_line(text)), soft_wrap=True)
         else:
             at.cells += 1
+        if cell.state != "todo":  # not to be tried again
             self._ended.append(time.monotonic())
 
     def tick(self) -> None:
@@ -91,14 +95,13 @@ class Display:
         plan = self._plan
         bar = Progress(TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn())
         bar.add_task("cells", total=len(plan.cells), completed=plan.count("done"))
-        failed, left = plan.count("failed"), self._left()
-        rate = f"{60 * self._rate():.3g} cells a minute, " if self._rate() else ""
-        line = Text(f"{self._executor}: {failed} failed, {plan.count('todo')} to do, {rate}{left}")
-        if failed:
-            line.stylize("red", line.plain.index(f"{failed} failed"), line.plain.index(", "))
+        failed, busy = plan.count("failed"), sum(bool(at.label) for at in self._workers)
+        line = Text(f"{self._executor}, {duration(time.monotonic() - self._began)}: ")
+        line.append(f"{failed} failed", style="red" if failed else "")
+        line.append(f", {busy} in work, {plan.count('todo') - busy} wait, {self._left()}")
         parts = [bar, line, self._table()]
         if self._failures:
-            parts.append(Text("last failures", style="bold"))
+            parts.append(Text("last failed attempts", style="bold"))
         parts += [
             Text(f"  {label}, attempt {attempt}: {error}", style="red", no_wrap=True)
             for label, attempt, error in self._failures
@@ -108,24 +111,24 @@ class Display:
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
         for name in ("worker", "done", "cell", "attempt", "seconds"):
-            table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)
-        for number, at in enumerate(self._workers):
+            wide = {"min_width": 40} if name == "cell" else {"justify": "right"}
+            table.add_column(name, no_wrap=True, **wide)
+        for number, at in enumerate(self._workers[:ROWS]):
             busy = bool(at.label)
             seconds = f"{time.monotonic() - at.since:.1f}" if busy else ""
             shown = Text(at.label or "-", overflow="ellipsis")
             table.add_row(str(number), str(at.cells), shown, str(at.attempt) * busy, seconds)
+        if len(self._workers) > ROWS:
+            table.add_row("", "", f"and {len(self._workers) - ROWS} more workers", "", "")
         return table
 
-    def _rate(self) -> float:
-        """Cells a second, over the last ones."""
-        span = self._ended[-1] - self._ended[0]
-        return (len(self._ended) - 1) / span if span > 0 else 0.0
-
     def _left(self) -> str:
-        todo = self._plan.count("todo")
-        if not self._rate() or not todo:
-            return "time left not known yet" if todo else "done"
-        return f"about {duration(todo / self._rate())} left"
+        """The rate of the last cells and the time left at that rate."""
+        todo, ended = self._plan.count("todo"), len(self._ended) - 1
+        if not ended or not todo:
+            return "time left not known yet" if todo else "nothing left"
+        rate = ended / (time.monotonic() - self._ended[0])
+        return f"{60 * rate:.3g} cells a minute, about {duration(todo / rate)} left"
 
 
 def cell_label(config: dict, varied: tuple[str, ...]) -> str:
@@ -135,7 +138,7 @@ def cell_label(config: dict, varied: tuple[str, ...]) -> str:
     'model=tiny-llama seed=2'
     """
     shown = {name: config[name] for name in varied if name in config}
-    words = (v if isinstance(v, str) else json.dumps(v) for v in shown.values())
+    words = (v if isinstance(v, str) and v else json.dumps(v) for v in shown.values())
     return " ".join(f"{name}={word}" for name, word in zip(shown, words, strict=True)) or "the cell"
 
 

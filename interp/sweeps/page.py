@@ -120,7 +120,7 @@ def gather(store: str, name: str) -> SweepView:
         for cell in sweep.cells
     ]
     varied = varied_fields(cell.config for cell in sweep.cells)
-    headline, why = _headline(sweep, varied)
+    headline, why = _headline(sweep)
     return SweepView(
         name=name,
         about=sweep.about,
@@ -156,7 +156,7 @@ def _spent(sweep: Sweep) -> dict[str, str]:
     return said | {name: f"{cost:,.6g}" for name, cost in total.items()}
 
 
-def _headline(sweep: Sweep, varied: tuple[str, ...]) -> tuple[Headline | None, str]:
+def _headline(sweep: Sweep) -> tuple[Headline | None, str]:
     """The headline number by the fields of the chart, or why there is none."""
     named = sweep.about.get("headline")
     if not (isinstance(named, list) and len(named) == 2 and all(isinstance(n, str) for n in named)):
@@ -164,7 +164,9 @@ def _headline(sweep: Sweep, varied: tuple[str, ...]) -> tuple[Headline | None, s
     if not sweep.count("done"):
         return None, "No cell is done, so there is nothing to draw yet."
     table, column = named
-    fields = chart_fields([cell.config for cell in sweep.cells], varied)
+    done = [cell.config for cell in sweep.cells if cell.state == "done"]
+    varied = varied_fields(done)
+    fields = chart_fields(done, varied)
     try:
         rows = query.read(f"{sweep.store}/sweeps/{sweep.name}").select(table)
         found = query.group(_grouped(rows, sweep, fields), {"mean": [column]}, by=[_GROUP])

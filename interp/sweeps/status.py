@@ -160,6 +160,8 @@ class Cleared:
     """Notes on failures of cells that are finished, or that no sweep names."""
     damaged: list[str]
     """Cells that were set aside as damaged."""
+    strays: list[str]
+    """Files of the index that a killed process left unfinished."""
 
 
 def clear(store: str, *, orphans: bool, act: bool) -> Cleared:
@@ -179,9 +181,12 @@ def clear(store: str, *, orphans: bool, act: bool) -> Cleared:
         stale += [failure_path(name, key) for key in noted if key in there or key not in keys]
     unnamed = sorted(there - named) if orphans else []
     aside = files.folders("damaged")
+    index = files.names("index")
+    whole = {name.removesuffix(".json") for name in index if name.endswith(".json")}
+    strays = [f"index/{name}" for name in index if name.partition(".")[0] not in whole]
     if act:
-        for path in stale:
+        for path in [*stale, *strays]:
             files.delete(path)
         for folder in [*(f"cells/{key}" for key in unnamed), *(f"damaged/{n}" for n in aside)]:
             files.delete_folder(folder)
-    return Cleared(unnamed, stale, aside)
+    return Cleared(unnamed, stale, aside, strays)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from interp.errors import InputError, MissingPackageError, nearest
 from interp.sweeps.executors.base import Executor
@@ -46,6 +46,7 @@ class Entry:
     """The first line of why it failed; empty where the cell was finished."""
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """The adapter of one tracking library; any call may raise."""
 

@@ -103,9 +103,9 @@ def test_where_driver_and_store_are_full():
 
 
 def test_where_a_queue_is_full_follows_from_the_mean_of_the_cells_not_their_median():
-    """The mean is exp(2² / 2) seconds; the driver serves 2 a second and takes half of one."""
-    each = costs(cell=1.0, spread=2.0, driver=0.5)
-    assert saturating(each)["driver"] == pytest.approx(2 * (math.exp(2.0) + 0.5))
+    """The mean is exp(1² / 2) seconds; the driver serves 2 a second and takes half of one."""
+    each = costs(cell=1.0, spread=1.0, driver=0.5)
+    assert saturating(each)["driver"] == pytest.approx(2 * (math.exp(0.5) + 0.5))
     drawn = draw_seconds(costs(cell=1.0, spread=0.5), 20_000, 0)
     assert sum(drawn) / len(drawn) == pytest.approx(math.exp(0.125), rel=0.02)
 

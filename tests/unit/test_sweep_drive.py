@@ -225,7 +225,7 @@ def test_the_store_describes_the_sweep(tmp_path):
     assert sweep.about["experiment"] == "experiments.synthetic:EXPERIMENT"
     assert sweep.about["starts"][0]["executor"] == "inline"
     good = find_cell(sweep, ["fault=", "seed=1"])
-    assert good.state == "done" and good.config["seed"] == 1 and good.label == "seed=1 fault="
+    assert good.state == "done" and good.config["seed"] == 1 and good.label == 'seed=1 fault=""'
     with pytest.raises(InputError, match="2 cells of g fit seed=1"):
         find_cell(sweep, ["seed=1"])
     with pytest.raises(InputError, match="No cell of g fits seed=9"):
@@ -240,7 +240,10 @@ def test_clearing_takes_only_what_nothing_names(tmp_path):
     found = clear(str(tmp_path), orphans=True, act=False)
     assert len(found.orphans) == 2 and found.failures == [] and found.damaged == []
     assert len(Cells.open(tmp_path).keys()) == 3
-    clear(str(tmp_path), orphans=True, act=True)
+    stray = tmp_path / "index/0123456789ab.steps.parquet"
+    stray.write_bytes(b"cut short")
+    assert clear(str(tmp_path), orphans=True, act=True).strays == [f"index/{stray.name}"]
+    assert not stray.exists()
     assert len(Cells.open(tmp_path).keys()) == 1
     assert read_sweep(str(tmp_path), "old").count("done") == 1
 
