@@ -104,7 +104,7 @@ def draw_images(
         return {}
     with tempfile.TemporaryDirectory(dir=folder, prefix="drawing-") as place:
         page = Path(place) / "page.html"
-        page.write_text(_page(figures), encoding="utf-8")
+        page.write_text(page_of(figures), encoding="utf-8")
         (Path(place) / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
         document = _opened(page, chromium)
     found = dict(re.findall(r'<pre data-image="([^"]*)">([A-Za-z0-9+/=]+)</pre>', document))
@@ -119,7 +119,8 @@ def draw_images(
     return images
 
 
-def _page(figures: Mapping[str, go.Figure]) -> str:
+def page_of(figures: Mapping[str, go.Figure]) -> str:
+    """Return the page that draws figures into its own document, in `pre` elements."""
     entries = [
         {
             "name": name,

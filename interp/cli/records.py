@@ -252,10 +252,11 @@ class Report:
 
         if is_sweep(self.place):
             return self._sweeps(console)
-        from interp.jobs.runs import write_report
         from interp.results import Store
 
         store = Store.open(self.place)
+        from interp.jobs.runs import write_report  # loads torch
+
         path = write_report(store)
         console.print(f"Report: {path}", soft_wrap=True, markup=False)
         return _warn_of_missing(store)

@@ -78,7 +78,7 @@ class Files(ABC):
         """
         require_inside(folder)
         with disk_errors(f"{folder} of {self.address} cannot be listed"):
-            return sorted(self._folders(folder))
+            return sorted(name for name in self._folders(folder) if _STEP.fullmatch(name))
 
     def delete_folder(self, folder: str) -> None:
         """Remove a folder and all that is below it; nothing happens where there is none.

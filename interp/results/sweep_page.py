@@ -61,7 +61,7 @@ class Line:
     """The fields in which it differs from others, with their values."""
     config: Mapping[str, Any]
     state: State
-    seconds: float | None = None
+    seconds: float | int | None = None
     rows: int | None = None
     failure: Mapping[str, Any] | None = None
     """The last failure: attempts, error, kind, traceback, log, seconds, host, when."""
@@ -181,7 +181,7 @@ def render_store(
 def _document(title: str, body: str, charts: Mapping[str, Spec], island: str) -> str:
     scripts = [page.asset("sweep.js")]
     if charts:
-        scripts.insert(0, get_plotlyjs())
+        scripts.append(get_plotlyjs())
     data = f"<main>{body}</main>\n{page.script_json('charts-data', charts)}\n{island}"
     style = page.asset("report.css") + page.asset("sweep.css")
     why = "Without scripts the figures and the table of cells stay empty."
@@ -262,7 +262,7 @@ def _numbers(group: Group) -> list[str]:
     return [*ends, f"{group.count:,}", f"{group.units:,}"]
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | int | None) -> str:
     return DASH if value is None else f"{value:.4g}".replace("-", MINUS)
 
 
@@ -333,6 +333,8 @@ def _starts_part(view: SweepView) -> str:
     for place in range(max(0, len(starts) - STARTS), len(starts)):
         start, before = starts[place], starts[place - 1] if place else None
         brief = [str(start.get(name) or DASH)[:n] for name, n in SHOWN.items()]
+        if str(start.get("commit")).endswith("-dirty"):
+            brief[DIRTY] += "-dirty"
         command = start.get("command")
         text = " ".join(map(str, command)) if isinstance(command, list) else DASH
         lines.append([*brief, version_changes(start, before), text])
@@ -345,8 +347,10 @@ def _starts_part(view: SweepView) -> str:
     return table + f'<p class="note">and {count(hidden, "earlier start")}</p>' * (hidden > 0) + last
 
 
-SHOWN = {"when": 40, "executor": 40, "workers": 12, "commit": 16, "code": 12}
+SHOWN = {"when": 40, "executor": 40, "workers": 12, "commit": 12, "code": 12}
 """What is shown of a start, and up to how many characters."""
+DIRTY = list(SHOWN).index("commit")
+"""The place among these of the commit, which also says whether files differed from it."""
 
 
 def version_changes(start: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
@@ -501,7 +505,7 @@ def _token(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: Any) -> float | int | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 

@@ -151,8 +151,9 @@ def _spent(sweep: Sweep) -> dict[str, str]:
             if isinstance(cost, int | float) and isfinite(cost):
                 total[name] += cost  # type: ignore[assignment]  # a Counter adds floats as well
     failed = sum(cell.failure.seconds for cell in sweep.cells if cell.failure)
-    said = {"work": duration(total.pop("seconds", 0)), "loading": duration(total.pop("loading", 0))}
-    said |= {"last failed attempts": duration(failed)} if failed else {}
+    times = {"work": total.pop("seconds", 0), "loading": total.pop("loading", 0)}
+    times |= {"last failed attempts": failed} if failed else {}
+    said = {name: duration(float(seconds)) for name, seconds in times.items()}
     return said | {name: f"{cost:,.6g}" for name, cost in total.items()}
 
 

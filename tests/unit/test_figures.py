@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import plotly.graph_objects as go
 import pyarrow as pa
 import pytest
 
@@ -20,7 +21,7 @@ from figures.__main__ import (
     write,
     write_images,
 )
-from figures.images import draw_images, find_chromium
+from figures.images import draw_images, find_chromium, page_of
 from figures.tts_distribution import figure
 from interp.errors import InputError
 from interp.results import Cells, Manifest, Store, cell_key, frame, report_stats
@@ -447,6 +448,12 @@ def test_a_chromium_that_does_not_draw_leaves_pages_and_json(tmp_path, script, w
     with says(InputError, f"{broken}{why}: set CHROMIUM to another browser."):
         write_images(drawn, tmp_path, broken)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_text_cannot_end_the_script_of_the_page():
+    page = page_of({"x": go.Figure().update_layout(title="</script><script>alert(1)//")})
+    assert page.count("<script") == page.count("</script>") == 2  # Plotly, and what draws
+    assert "\\u003c/script>\\u003cscript>alert(1)//" in page
 
 
 def test_no_figure_needs_no_browser(tmp_path):

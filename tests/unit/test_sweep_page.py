@@ -3,6 +3,7 @@ anything there, and 10,000 cells stay usable."""
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 import re
@@ -10,9 +11,11 @@ import shutil
 import statistics
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 from plotly.offline import get_plotlyjs
 
 from interp.cli import main
@@ -31,7 +34,6 @@ from interp.results.sweep_page import (
     render_sweep,
 )
 from interp.sweeps.drive import run_grid
-from interp.sweeps.experiment import find
 from interp.sweeps.grid import parse_grid
 from interp.sweeps.page import gather, is_sweep, write_report
 from interp.sweeps.status import read_sweep
@@ -90,10 +92,8 @@ def told(page: str) -> str:
 def test_the_cells_of_the_page_are_those_of_the_store(store):
     data = cells_data(gather(str(store), "grid"))
     names = [column["name"] for column in data["columns"]]
-    assert names == ["Cell", "model", "seed", "fault", "State", "Seconds", "Rows"] + [
-        "Attempts",
-        "Reason",
-    ]
+    own = ["State", "Seconds", "Rows", "Attempts", "Reason"]
+    assert names == ["Cell", "model", "seed", "fault", *own]
     shown = [
         [
             column["values"][cell] if "values" in column and cell is not None else cell
@@ -169,10 +169,19 @@ def test_the_colour_is_the_last_field_of_few_values():
     assert x["error_x"]["array"] == [None] * 6
 
 
-def test_experiments_name_a_headline():
-    assert find("tts").headline == ("steps", "tts")
-    assert find("patch").headline == ("patch", "recovered")
-    assert find("experiments.synthetic:EXPERIMENT").headline == ("scores", "score")
+def test_experiments_name_a_headline(store):
+    """Those of the workbench are read from their source: importing them loads torch."""
+    about = json.loads((store / "sweeps/grid/sweep.json").read_text())
+    assert about["headline"] == ["scores", "score"]
+    tree = ast.parse((ROOT / "interp/jobs/cells.py").read_text())
+    calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
+    given = [{word.arg: word.value for word in call.keywords} for call in calls]
+    named = {
+        ast.literal_eval(each["name"]): ast.literal_eval(each["headline"])
+        for each in given
+        if "headline" in each
+    }
+    assert named == {"tts": ("steps", "tts"), "patch": ("patch", "recovered")}
 
 
 def test_values_sort_as_numbers_and_then_as_text():
@@ -201,6 +210,17 @@ def test_a_sweep_whose_every_cell_failed_has_a_page(tmp_path):
     assert "No cell is done, so there is nothing to draw yet." in text
     assert get_plotlyjs() not in page  # nothing to draw needs no plotting library
     assert island(page, "charts-data") == {}
+
+
+def test_a_start_from_changed_files_says_so_and_what_versions_changed():
+    starts = [
+        {"commit": 40 * "c", "versions": {"torch": "2.1", "numpy": "2.0"}},
+        {"commit": 40 * "d" + "-dirty", "versions": {"torch": "2.2", "numpy": "2.0"}},
+    ]
+    page = render_sweep(view([], about={"starts": starts}))
+    cells = re.findall(r'<td class="left">([^<]*)</td>', page)
+    assert cells[3::7] == [12 * "c", 12 * "d" + "-dirty"]
+    assert cells[5::7] == ["torch 2.1", "torch 2.1 → 2.2"]
 
 
 def test_many_failures_are_counted_and_the_first_are_shown_in_full():
@@ -288,6 +308,30 @@ def test_pages_are_made_without_torch(store):
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
+def test_the_pages_of_a_bucket_are_written_into_it(monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.setenv(name, "true")
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/page", method="PUT"))
+        run_grid(parse_grid(HEAD + "seeds: 2\n", "grid"), "s3://page/store")
+        assert is_sweep("s3://page/store/")
+        written = write_report("s3://page/store/")
+        assert (written.address, written.unread) == ("s3://page/store/index.html", {})
+        files = Files.open("s3://page/store")
+        pages = [files.get(path) for path in ("index.html", "sweeps/grid/index.html")]
+        for page in pages:
+            assert page is not None and "2 done" in told(page.decode())
+            assert island(page.decode(), "charts-data")["chart-0"]["data"][0]["x"]
+    finally:
+        server.stop()
+
+
 # ---------------------------------------------------------------- hostile text
 
 
@@ -297,7 +341,10 @@ def attacked() -> tuple[str, str]:
     start |= {"versions": {EVIL: EVIL, "torch": EVIL}, "command": [EVIL]}
     about = {"experiment": EVIL, "grid": {EVIL: EVIL}, "starts": [start, start]}
     cells = [line(0, state="failed", error=EVIL, **{EVIL: EVIL}), line(1, **{EVIL: "b"})]
-    groups = [Group(values=(v,), mean=1.0, low=0.5, high=2, count=2, units=2) for v in (EVIL, "b")]
+    groups = [
+        Group(values=(value,), mean=1.0, low=0.5, high=2.0, count=2, units=2)
+        for value in (EVIL, "b")
+    ]
     headline = Headline(
         table=EVIL, column=EVIL, fields=(EVIL,), pooled=(EVIL,), groups=groups, notes=[EVIL]
     )
@@ -313,14 +360,23 @@ def attacked() -> tuple[str, str]:
 
 
 def test_no_text_of_the_records_can_close_or_open_a_tag():
-    for page in attacked():
+    for page, n_scripts in zip(attacked(), (5, 4), strict=True):
         bare = page.replace(get_plotlyjs(), "")
         assert EVIL[:9] + EVIL[9:17] not in bare
         assert "<img" not in bare
-        assert len(re.findall(r"</?script", bare)) in (8, 10)  # our own, and no other
+        assert len(re.findall(r"<script", bare)) == n_scripts  # our own, and no other
+        assert len(re.findall(r"</script", bare)) == n_scripts
         blocks = re.findall(r'<script type="application/json".*?</script>', bare, re.S)
         assert not any("\u2028" in block or PWN + "</" in block for block in blocks)
         assert PWN in html.unescape(bare)  # it is shown
+
+
+def test_no_label_of_a_chart_holds_a_tag_of_the_records():
+    """Plotly reads some tags in labels, links among them."""
+    for page in attacked():
+        texts = json.dumps(island(page, "charts-data"))
+        assert "&lt;/script&gt;" in texts
+        assert set(re.findall(r"<[^>]*>", texts)) == {"<br>", "<extra>", "</extra>"}
 
 
 CHROMIUM = next(

@@ -137,16 +137,20 @@
     filter();
   }
 
-  if (document.getElementById("cells-data")) table(read("cells-data"));
+  function draw() {
+    const config = { responsive: true, displaylogo: false };
+    config.displayModeBar = window.matchMedia("(hover: hover)").matches ? "hover" : false;
+    config.modeBarButtonsToRemove = ["select2d", "lasso2d", "autoScale2d"];
+    const drawn = Object.entries(read("charts-data")).map(([id, chart]) =>
+      Plotly.newPlot(id, chart.data, chart.layout, config)
+    );
+    Promise.all(drawn).then(() => {
+      root.dataset.charts = drawn.length;
+      root.dataset.ready = "1";
+    });
+  }
 
-  const config = { responsive: true, displaylogo: false };
-  config.displayModeBar = window.matchMedia("(hover: hover)").matches ? "hover" : false;
-  config.modeBarButtonsToRemove = ["select2d", "lasso2d", "autoScale2d"];
-  const drawn = Object.entries(read("charts-data")).map(([id, chart]) =>
-    Plotly.newPlot(id, chart.data, chart.layout, config)
-  );
-  Promise.all(drawn).then(() => {
-    root.dataset.charts = drawn.length;
-    root.dataset.ready = "1";
-  });
+  if (document.getElementById("cells-data")) table(read("cells-data"));
+  // The plotting library is read after this script, so that the table does not wait for it.
+  document.addEventListener("DOMContentLoaded", draw);
 })();
