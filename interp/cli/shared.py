@@ -10,7 +10,6 @@ import tyro
 
 T = TypeVar("T")
 Out = Annotated[Path, tyro.conf.arg(metavar="DIR")]
-Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 Pairs = tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="[PAIRS.jsonl]")]]
 
 

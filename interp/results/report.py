@@ -7,10 +7,7 @@ named by their hashes, so no text of a model can run or send anything.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from plotly.offline import get_plotlyjs
@@ -165,41 +162,12 @@ def _chain_section(chains: Sequence[Row], steps: Sequence[Step]) -> str:
     return _section("chains", note + page.legend() + page.filters() + "".join(blocks))
 
 
-def _asset(name: str) -> str:
-    return (files("interp.results") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
-
-
 def _document(title: str, body: str, charts: Mapping[str, Spec], details: Mapping[str, Any]) -> str:
-    guard, plotly, script = _asset("guard.js"), get_plotlyjs(), _asset("report.js")
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
-        f"form-action 'none'; script-src {_hash(guard)} {_hash(plotly)} {_hash(script)}"
+    tip = '<div id="tip" role="tooltip" hidden></div>'
+    data = (
+        f"<main>{body}</main>\n{tip}\n{page.script_json('charts-data', charts)}\n"
+        f"{page.script_json('steps-data', details)}"
     )
-    text = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{page.esc(title)}</title>
-<style>{_asset("report.css")}</style>
-<script>{guard}</script>
-</head>
-<body>
-<noscript><p class="warning">Without scripts the figures and the details of steps stay empty.</p>
-</noscript>
-<main>{body}</main>
-<div id="tip" role="tooltip" hidden></div>
-{page.script_json("charts-data", charts)}
-{page.script_json("steps-data", details)}
-<script>{plotly}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
-    return text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate cannot be written
+    why = "Without scripts the figures and the details of steps stay empty."
+    scripts = [get_plotlyjs(), page.asset("report.js")]
+    return page.document(title, data, style=page.asset("report.css"), scripts=scripts, noscript=why)

@@ -106,7 +106,7 @@ def gather(store: str, name: str) -> SweepView:
     Raises:
         StoreError: the store has no such sweep, or its description is damaged.
     """
-    sweep = _read(store, name)
+    sweep = read_sweep(store, name)
     lines = [
         Line(
             key=cell.key,
@@ -130,16 +130,6 @@ def gather(store: str, name: str) -> SweepView:
         headline=headline,
         no_chart=why,
     )
-
-
-def _read(store: str, name: str) -> Sweep:
-    try:
-        return read_sweep(store, name)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"The description of the sweep {name} in {store} is not one ({error!r}): start `interp "
-            "sweep` with its grid again, which writes it anew and keeps every cell."
-        ) from error
 
 
 def _spent(sweep: Sweep) -> dict[str, str]:

@@ -84,12 +84,13 @@ def read_sweep(store: str, name: str) -> Sweep:
         )
     try:
         described = json.loads(data)
-    except ValueError as error:
+        cells = _cells(store, described)
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"The description of the sweep {name} in {store} is damaged ({error}): start `interp "
+            f"The description of the sweep {name} in {store} is damaged ({error!r}): start `interp "
             "sweep` with its grid again, which writes it anew and keeps every cell."
         ) from error
-    return Sweep(store, described, _cells(store, described))
+    return Sweep(store, described, cells)
 
 
 def _cells(store: str, described: dict[str, Any]) -> list[Status]:

@@ -125,7 +125,7 @@ def test_the_headline_is_the_mean_of_the_records(store):
         assert group.values == (model,)
         assert (group.count, group.units) == (6, 3)
         assert group.mean == pytest.approx(statistics.fmean(scores), abs=1e-12)
-        assert group.low is not None and group.high is not None
+        assert group.low is not None and group.mean is not None and group.high is not None
         assert min(scores) <= group.low < group.mean < group.high <= max(scores)
     drawn = island(render_sweep(gather(str(store), "grid")), "charts-data")["chart-0"]
     (dots,) = drawn["data"]

@@ -98,6 +98,10 @@ def test_the_display_names_cells_workers_and_failures(terminal):
     text = out.getvalue()
     assert "model=a seed=0" in text and "seed 0 [red]breaks[/red]" in text and "more" not in text
     if terminal:
-        assert "model=a seed=0" in drawn and ": 1 failed, 0 in work, 0 wait, nothing left" in text and "1/2" in text
+        assert (
+            "model=a seed=0" in drawn
+            and ": 1 failed, 0 in work, 0 wait, nothing left" in text
+            and "1/2" in text
+        )
     else:
         assert drawn == "" and text.count("\n") == 1
