@@ -111,8 +111,9 @@ class Display:
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
         for name in ("worker", "done", "cell", "attempt", "seconds"):
-            wide = {"min_width": 40} if name == "cell" else {"justify": "right"}
-            table.add_column(name, no_wrap=True, **wide)
+            wide = name == "cell"
+            side, least = ("left", 40) if wide else ("right", None)
+            table.add_column(name, no_wrap=True, justify=side, min_width=least)
         for number, at in enumerate(self._workers[:ROWS]):
             busy = bool(at.label)
             seconds = f"{time.monotonic() - at.since:.1f}" if busy else ""

@@ -280,7 +280,7 @@ def test_a_sweep_that_cannot_be_read_is_named_and_the_others_are_shown(store, ca
     Files.open(store).put("sweeps/cut/sweep.json", b'{"name": "cut"}')
     assert run("report", store) == 3
     why = (
-        f"The description of the sweep cut in {store} is not one (KeyError('keys')): start `interp "
+        f"The description of the sweep cut in {store} is damaged (KeyError('keys')): start `interp "
         "sweep` with its grid again, which writes it anew and keeps every cell."
     )
     assert capsys.readouterr().err == f"interp: {why}\n"
