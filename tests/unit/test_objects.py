@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from interp.errors import StoreError
 from interp.results import Cells, Files, cell_key, index
@@ -31,33 +27,10 @@ def put(cells: Cells, i: int, seconds: float = 0.5) -> bool:
     return cells.write(KEYS[i], identity(i), {"scores": [{"i": i}]}, {"seconds": seconds})
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logging.getLogger("werkzeug"), "disabled", True)
-        for name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
-            patch.delenv(name, raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        yield environment["AWS_ENDPOINT_URL"]
-    server.stop()
-
-
 @pytest.fixture
-def address(endpoint: str, request: pytest.FixtureRequest) -> str:
-    """A bucket of its own for each test."""
-    bucket = f"b{abs(hash(request.node.name)):x}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"))
-    return f"s3://{bucket}/sweeps/one"
+def address(bucket: str) -> str:
+    """A place in a bucket of the test's own."""
+    return bucket
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import io
 import json
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 import interp.results as results
 from interp.errors import InputError, StoreError
@@ -113,23 +110,6 @@ def test_a_cell_of_no_sweep_carries_the_name_of_the_store(store):
     make_cell(store, {"model": "m3", "seed": 0}, steps=steps(0.1))
     assert results.frame(store)["run"].tolist()[-1] == "store"
     assert len(results.frame(str(store / "sweeps" / "*"))) == 5
-
-
-@pytest.fixture
-def bucket(monkeypatch) -> Iterator[str]:
-    """The address of a bucket in moto's server on loopback."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
-        monkeypatch.setenv(name, "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    request = urllib.request.Request(f"http://{host}:{port}/records", method="PUT")
-    urllib.request.urlopen(request).close()
-    yield "s3://records/deep/store"
-    server.stop()
 
 
 def test_a_store_in_a_bucket_reads_as_its_copy_in_a_folder(bucket, tmp_path, show):

@@ -39,7 +39,7 @@ def grid(text: str, name: str = "g") -> Grid:
 SIX = "axes: {product: {model: [a, b], rows: [2, 3]}}\nexclude: [{model: b, rows: 2}]\nseeds: 2\n"
 
 
-def records(store: Path) -> dict[str, list]:
+def records(store: Path | str) -> dict[str, list]:
     return {
         key: indexes.table(str(store), "scores", {key}).to_pylist()
         for key in Cells.open(store).keys()  # noqa: SIM118  # no dict
@@ -59,6 +59,18 @@ def test_executors_leave_the_same_records(tmp_path):
     run_grid(grid(SIX), tmp_path / "inline")
     run_grid(grid(SIX), tmp_path / "local", executor=Local(), workers=2)
     assert records(tmp_path / "inline") == records(tmp_path / "local")
+
+
+def test_a_sweep_into_a_bucket_leaves_the_same_records(tmp_path, bucket):
+    run_grid(grid(SIX), tmp_path)
+    half = run_grid(grid(SIX), bucket, limit=2)
+    rest = run_grid(grid(SIX), bucket, executor=Local(), workers=2)
+    assert (half.computed, rest.computed) == (2, 4)
+    assert records(bucket) == records(tmp_path)
+    assert read_sweep(bucket, "g").count("done") == 6
+    bad = run_grid(grid("base: {fault: raise}\nseeds: 1\n", "bad"), bucket)
+    assert [cell.failure.error for cell in bad.failed] == ["seed 0 breaks"]
+    assert read_sweep(bucket, "bad").cells[0].failure.attempts == 1
 
 
 def test_two_grids_share_their_cells(tmp_path):

@@ -11,11 +11,9 @@ import shutil
 import statistics
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 from plotly.offline import get_plotlyjs
 
 from interp.cli import main
@@ -308,28 +306,15 @@ def test_pages_are_made_without_torch(store):
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-def test_the_pages_of_a_bucket_are_written_into_it(monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
-        monkeypatch.setenv(name, "true")
-    try:
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/page", method="PUT"))
-        run_grid(parse_grid(HEAD + "seeds: 2\n", "grid"), "s3://page/store")
-        assert is_sweep("s3://page/store/")
-        written = write_report("s3://page/store/")
-        assert (written.address, written.unread) == ("s3://page/store/index.html", {})
-        files = Files.open("s3://page/store")
-        pages = [files.get(path) for path in ("index.html", "sweeps/grid/index.html")]
-        for page in pages:
-            assert page is not None and "2 done" in told(page.decode())
-            assert island(page.decode(), "charts-data")["chart-0"]["data"][0]["x"]
-    finally:
-        server.stop()
+def test_the_pages_of_a_bucket_are_written_into_it(bucket):
+    run_grid(parse_grid(HEAD + "seeds: 2\n", "grid"), bucket)
+    assert is_sweep(f"{bucket}/")
+    written = write_report(f"{bucket}/")
+    assert (written.address, written.unread) == (f"{bucket}/index.html", {})
+    files = Files.open(bucket)
+    for page in [files.get(path) for path in ("index.html", "sweeps/grid/index.html")]:
+        assert page is not None and "2 done" in told(page.decode())
+        assert island(page.decode(), "charts-data")["chart-0"]["data"][0]["x"]
 
 
 # ---------------------------------------------------------------- hostile text
