@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from interp.errors import StoreError
+from interp.errors import DiskError
 from interp.results.manifest import fsync_folder, machine, part_name
 
 if sys.platform != "win32":
@@ -137,13 +137,13 @@ def disk_errors(what: str) -> Iterator[None]:
     """Turn what the operating system, or a bucket, refuses into one sentence.
 
     Raises:
-        StoreError: `what`, and the reason.
+        DiskError: `what`, and the reason.
     """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StoreError(f"{what}: {reason}. Check the path, its rights and the disk.") from error
+        raise DiskError(f"{what}: {reason}. Check the path, its rights and the disk.") from error
 
 
 def cannot_write(error: BaseException | None) -> bool:

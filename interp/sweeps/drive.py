@@ -126,10 +126,6 @@ def run_grid(
     Raises:
         InputError, ModelError: before anything runs; or workers that cannot start.
         StoreError: the store cannot be read or written; what was finished is kept.
-
-    >>> import interp.sweeps.grid as grids
-    >>> callable(grids.read_grid)
-    True
     """
     if workers < 1 or (limit is not None and limit < 1):
         raise InputError(f"workers={workers}, limit={limit}: give at least 1.")
@@ -243,7 +239,7 @@ class _Drive:
 
     def _done(self, cell: Planned, report: Report) -> None:
         cell.state = "done"
-        self.plan.seconds = {**self.plan.seconds, cell.key: report.seconds - report.loading}
+        self.plan.seconds[cell.key] = report.seconds - report.loading
         if cell.failure is not None:
             self.files.delete(failure_path(self.grid.name, cell.key))
             cell.failure = None

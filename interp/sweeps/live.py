@@ -17,6 +17,8 @@ from interp.sweeps.executors.base import Executor
 from interp.sweeps.plan import Plan, Planned
 from interp.sweeps.work import Report
 
+PAUSE = 0.2
+"""Seconds between two drawings at least."""
 RECENT = 5
 """How many of the last failures are shown."""
 ROWS = 16
@@ -46,6 +48,7 @@ class Display:
     def begin(self, plan: Plan, executor: Executor, workers: int) -> None:
         """Start to draw."""
         self._began = time.monotonic()
+        self._drawn = 0.0
         self._plan, self._executor = plan, executor.name
         self._workers = [_Worker() for _ in range(workers)]
         self._failures: deque[tuple[str, int, str]] = deque(maxlen=RECENT)
@@ -77,13 +80,15 @@ class Display:
             self._ended.append(time.monotonic())
 
     def tick(self) -> None:
-        """Draw again."""
-        if self._live is not None:
+        """Draw again, a few times a second at most."""
+        if self._live is not None and time.monotonic() - self._drawn > PAUSE:
             self._live.update(self._draw(), refresh=True)
+            self._drawn = time.monotonic()
 
     def end(self) -> None:
         """Take the table away; the summary follows."""
         if self._live is not None:
+            self._live.update(self._draw(), refresh=True)
             self._live.stop()
             self._live = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import mean
@@ -49,7 +49,7 @@ class Plan:
 
     cells: list[Planned]
     tries: int
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     """What finished cells took, by key."""
 
     def count(self, state: State) -> int:

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from interp.errors import StoreError
+from interp.errors import DiskError, StoreError
 from interp.results import Cells, Files, Manifest, Store, cell_key, index
 from interp.results.cells import sealed, unsealed
+from interp.sweeps.drive import run_grid
+from interp.sweeps.executors.inline import Inline
+from interp.sweeps.executors.local import Local
+from interp.sweeps.grid import parse_grid
+from interp.sweeps.status import read_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = "No space left on device"
@@ -360,3 +365,29 @@ def test_two_sweeps_at_once_on_one_store_lose_nothing_and_double_nothing(tmp_pat
     assert len(index.table(cells.address, "scores")) == 90
     assert Files.open(cells.address).get("sweeps/both/sweep.json") in (b"a" * 1000, b"b" * 1000)
     assert (cells.damaged, leftovers(tmp_path)) == (0, [])
+
+
+@pytest.mark.parametrize("kind", [Inline, Local])
+def test_a_full_disk_stops_a_sweep_and_a_second_start_goes_on(disk, kind):
+    grid = parse_grid(
+        "experiment: experiments.synthetic:EXPERIMENT\nbase: {rows: 400}\nseeds: 40\n", "full"
+    )
+    with pytest.raises(DiskError, match="No space left on device"):
+        run_grid(grid, disk.folder, executor=kind())
+    there = set(Cells.open(disk.folder).keys())
+    assert 0 < len(there) < 40
+    disk.remount("size=64m")
+    done = run_grid(grid, disk.folder, executor=kind())
+    assert (done.computed, done.failed) == (40 - len(there), [])
+    assert done.plan.count("done") == 40 and there < set(Cells.open(disk.folder).keys())
+
+
+def test_a_sweep_into_a_store_that_is_read_only_says_so_and_computes_nothing(disk):
+    grid = parse_grid("experiment: experiments.synthetic:EXPERIMENT\nseeds: 3\n", "locked")
+    assert run_grid(grid, disk.folder, limit=1).computed == 1
+    disk.remount("ro")
+    with pytest.raises(DiskError, match="Read-only file system"):
+        run_grid(grid, disk.folder)
+    assert read_sweep(str(disk.folder), "locked").count("done") == 1
+    disk.remount("rw")
+    assert run_grid(grid, disk.folder).computed == 2
