@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,13 +13,11 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pytest
 
-from figures import benchmarks
+from figures import benchmarks, sweep_means
 from figures.__main__ import (
     benchmarks_figure,
     main,
     redraw,
-    sweep_figure,
-    sweep_means,
     write,
     write_images,
 )
@@ -25,9 +25,13 @@ from figures.images import draw_images, find_chromium, page_of
 from figures.tts_distribution import figure
 from interp.errors import InputError
 from interp.results import Cells, Manifest, Store, cell_key, frame, report_stats
+from interp.stats import cluster_bootstrap
 from tests.strategies import says
 
 ROOT = Path(__file__).parents[2]
+RECORDS = ROOT / "experiments" / "records"
+CHROMIUM = find_chromium()
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium, so no image is drawn")
 
 SCORES = {("p", 0): (0.0, 0.01), ("p", 1): (0.25, 0.35), ("q", 0): (0.9, 0.9), ("q", 1): (0.0, 0.0)}
 """Two seeds each: means 0.005, 0.3, 0.9 and 0."""
@@ -134,9 +138,9 @@ def test_a_folder_without_a_run_ends_in_one_sentence(tmp_path, capsys):
 
 def test_the_committed_figure_is_the_committed_records(tmp_path):
     """Every bar of what `make figures` draws, counted again from the records themselves."""
-    run = ROOT / "experiments" / "records" / "tts_word_problems"
+    run = RECORDS / "tts_word_problems"
     store = Store.open(run)
-    redraw(run.parent, tmp_path, images=False)
+    redraw(RECORDS, tmp_path, images=False)
     drawn = json.loads((tmp_path / "tts_word_problems-tts_distribution.json").read_text())
     scores: dict[tuple[str, int], list[float]] = {}
     for row in store.rows("steps"):
@@ -152,7 +156,7 @@ def test_the_committed_figure_is_the_committed_records(tmp_path):
 
 
 def test_the_place_of_the_score_stands_beside_the_place_of_the_null():
-    store = Store.open(ROOT / "experiments" / "records" / "tts_word_problems")
+    store = Store.open(RECORDS / "tts_word_problems")
     rows = report_stats.scored_rows(store.rows("chains"), store.rows("steps"))
     place = report_stats.findings(rows)[2]
     late = [r for r in rows if r["null_tts"] is not None and r["position"] >= 2 / 3]
@@ -182,25 +186,76 @@ TIMINGS = [
 ]
 
 
+def beside(drawn: go.Figure, panel: str) -> list[str]:
+    """The words right of a panel, `x` or `x2`, from the top."""
+    return [note.text for note in drawn.layout.annotations if note.xref == f"{panel} domain"]
+
+
 def test_the_points_are_the_seconds_of_the_rows_task_by_task():
-    first, _, second, _ = benchmarks.figure(TIMINGS).data
+    drawn = benchmarks.figure(TIMINGS)
+    first, second = drawn.data
     assert list(first.x) == [2.0, 12.0, 18.0, None]
-    assert list(first.y) == ["ours", "raw", "transformer_lens 4.3", "pyvene"]
     assert list(second.x) == [1.0, 30.0]
+    names = drawn.layout.yaxis.ticktext
+    assert names == ("ours", "raw", "transformer_lens 4.3", "pyvene")
+    assert drawn.layout.yaxis.tickvals == first.y == (13, 39, 65, 91)  # rows of 26 pixels
+    assert drawn.layout.yaxis.range == (104, 0)
     assert list(first.error_x.array) == [1.0, 1.0, 1.0, 0]
     assert list(first.error_x.arrayminus) == [0.5, 0.5, 0.5, 0]
     assert list(first.marker.color) == [benchmarks.OURS] + 3 * [benchmarks.OTHERS]
 
 
 def test_the_words_give_the_ratio_the_share_and_the_difference():
-    _, first, _, second = benchmarks.figure(TIMINGS).data
-    assert list(first.text) == [
+    drawn = benchmarks.figure(TIMINGS)
+    assert beside(drawn, "x") == [
         "2 s, numbers differ by 1e-05",
         "12 s, 6.0x ours, timed on 10% of the work",
         "18 s, 9.0x ours, timed on 0.5% of the work, numbers differ by 3e-05",
         "skipped: no module pyvene",
     ]
-    assert second.text[1] == "30 s, 15.0x ours"
+    assert beside(drawn, "x2")[1] == "30 s, 15.0x ours"
+    large = benchmarks.figure([timing("ours", 2766.7), timing("raw", 999.6)])
+    assert beside(large, "x") == ["2,767 s", "1e+03 s, 499.8x ours"]
+
+
+def test_long_words_take_more_lines_and_a_higher_row():
+    note = "refuses: <b>granularity</b> " + "edges of grouped heads are not there yet " * 3
+    drawn = benchmarks.figure([timing("ours", 2.0), timing("pyvene", None, note=note.strip())])
+    long = beside(drawn, "x")[1]
+    lines = long.split("<br>")
+    assert html.unescape(" ".join(lines)) == note.strip()
+    assert "&lt;b&gt;granularity&lt;/b&gt;" in lines[0]
+    assert max(len(html.unescape(line)) for line in lines) <= benchmarks.CHARS
+    assert drawn.layout.yaxis.range == (26 + 41, 0)  # one line, and two
+    assert drawn.layout.yaxis.tickvals == (13, 46.5)
+    endless = benchmarks.figure([timing("ours", 2.0), timing("raw", None, note="no way " * 999)])
+    words = beside(endless, "x")[1]
+    assert (words.count("<br>") + 1, words[-2:]) == (benchmarks.LINES, " …")
+
+
+def test_the_words_of_the_committed_records_fit_right_of_the_panels():
+    """A character of 11 pixels is less than 6 wide on average: 5.7 in DejaVu Sans, a wide font."""
+    drawn = benchmarks_figure(RECORDS / "benchmarks.jsonl")
+    assert drawn is not None
+    notes = [note for note in drawn.layout.annotations if note.xref.endswith("domain")]
+    assert len(notes) == sum(len(trace.x) for trace in drawn.data)
+    for note in notes:
+        longest = max(len(html.unescape(line)) for line in note.text.split("<br>"))
+        assert (note.x, note.xanchor, note.font.size) == (1, "left", 11)
+        assert note.xshift + 6 * longest <= drawn.layout.margin.r
+
+
+def test_the_ticks_of_an_axis_are_few_and_round():
+    drawn = benchmarks.figure(TIMINGS)
+    first, second = drawn.layout.xaxis, drawn.layout.xaxis2
+    assert (first.tickvals, first.ticktext) == ((2, 5, 10), ("2", "5", "10"))  # 1.5 to 19 s
+    assert second.tickvals == (0.5, 1, 2, 5, 10, 20)  # 0.5 to 31 s
+    assert first.range[0] < math.log10(1.5) < math.log10(19) < first.range[1]
+    close = timing("ours", 0.3, low=0.25, high=0.36)
+    assert benchmarks.figure([close]).layout.xaxis.tickvals == (0.25, 0.3, 0.35)
+    exact = timing("ours", 4.0, low=4.0, high=4.0)
+    axis = benchmarks.figure([exact]).layout.xaxis
+    assert (axis.tickvals, axis.range) == ((4,), (math.log10(4) - 0.1, math.log10(4) + 0.1))
 
 
 def test_the_title_is_the_finding_and_the_axis_has_the_unit():
@@ -208,7 +263,8 @@ def test_the_title_is_the_finding_and_the_axis_has_the_unit():
     assert layout.title.text == "Less time than TransformerLens: patch-grid 9x"
     assert layout.xaxis2.title.text == "Seconds for the whole work (cpu, 1 thread)"
     assert (layout.xaxis.type, layout.xaxis2.type) == ("log", "log")
-    assert [note.text for note in layout.annotations] == ["patch-grid", "patch-late"]
+    titles = [note.text for note in layout.annotations if note.xref == "paper"]
+    assert titles == ["patch-grid", "patch-late"]
     alone = benchmarks.figure([timing("ours", 2.0)])
     assert alone.layout.title.text == "The same work, system by system"
 
@@ -223,6 +279,12 @@ def test_rows_that_cannot_be_drawn_are_refused():
     )
     with says(InputError, message):
         benchmarks.figure([timing("ours", 1.0), short])
+    message = (
+        "Row 1 of the benchmarks has the times [0.0, 0.5, 1.5]: a logarithmic axis needs numbers "
+        "above 0. Time that system again."
+    )
+    with says(InputError, message):
+        benchmarks.figure([timing("ours", 0.5)])
 
 
 def test_a_record_is_drawn_and_a_missing_one_is_said(tmp_path, capsys):
@@ -233,8 +295,8 @@ def test_a_record_is_drawn_and_a_missing_one_is_said(tmp_path, capsys):
     record.write_text("".join(json.dumps(row) + "\n" for row in TIMINGS))
     drawn = benchmarks_figure(record)
     assert drawn is not None
-    assert list(drawn.data[2].y) == ["ours", "raw"]
-    assert list(drawn.data[2].x) == [1.0, 30.0]
+    assert drawn.layout.yaxis2.ticktext == ("ours", "raw")
+    assert list(drawn.data[1].x) == [1.0, 30.0]
     record.write_text("no json\n")
     with pytest.raises(InputError, match=r"benchmarks\.jsonl is not JSONL: "):
         benchmarks_figure(record)
@@ -271,7 +333,7 @@ def sweep_store(store: Path, headline: Sequence[str] | None = ("scores", "score"
 
 def test_the_dots_of_a_sweep_are_the_means_of_its_records(tmp_path):
     folder = sweep_store(tmp_path)
-    drawn = sweep_figure(folder)
+    drawn = sweep_means.figure(folder)
     assert drawn is not None
     (dots,) = drawn.data
     assert list(dots.x) == [0.375, 1.0]
@@ -283,7 +345,7 @@ def test_the_dots_of_a_sweep_are_the_means_of_its_records(tmp_path):
 
 
 def test_the_figure_of_a_sweep_names_its_finding_and_what_it_averages(tmp_path):
-    layout = sweep_figure(sweep_store(tmp_path)).layout
+    layout = sweep_means.figure(sweep_store(tmp_path)).layout
     name = '&lt;script&gt;alert(1)&lt;/script&gt;&amp;"&lt;b&gt;'
     assert layout.title.text == f"Mean score is highest at model={name}: 1 (1 to 1)"
     assert layout.title.subtitle.text.split("<br>") == [
@@ -301,21 +363,50 @@ def test_a_cell_that_is_gone_is_said_under_the_figure(tmp_path):
     for path in (tmp_path / "cells" / first).iterdir():
         path.unlink()
     (tmp_path / "cells" / first).rmdir()
-    drawn = sweep_figure(folder)
+    drawn = sweep_means.figure(folder)
     assert list(drawn.data[0].x) == [0.25, 1.0]
     subtitle = drawn.layout.title.subtitle.text
     assert subtitle.endswith("<br>1 of its 4 cells are not there.")
     assert str(tmp_path) not in drawn.to_json()  # the same bytes wherever the records lie
 
 
+def test_the_committed_sweep_is_drawn_as_its_records_are():
+    """Every dot and every interval end, from the rows of the cells; nothing is written there."""
+    folder = RECORDS / "sweeps" / "sweeps" / "tts_smoke"
+    about = json.loads((folder / "sweep.json").read_text())
+    assert not str(about["starts"][-1]["commit"]).endswith("-dirty")
+    cells = Cells.open(RECORDS / "sweeps")
+    rows: dict[tuple[str, str], list[dict]] = {}
+    for key, config in zip(about["keys"], about["configs"], strict=True):
+        cell = cells.read(key)
+        assert cell is not None
+        group = rows.setdefault((config["model"], config["preset"]), [])
+        group += cell.table("steps").select(["id", "tts"]).to_pylist()
+    drawn = sweep_means.figure(folder)
+    assert drawn is not None
+    models = drawn.layout.yaxis.ticktext
+    for trace in drawn.data:
+        for mean, spot, above, below in zip(
+            trace.x, trace.y, trace.error_x.array, trace.error_x.arrayminus, strict=True
+        ):
+            mine = rows.pop((models[round(spot)], trace.name))
+            scores = [row["tts"] for row in mine]
+            # float64: sums in another order differ in the last digits
+            assert mean == pytest.approx(sum(scores) / len(scores), rel=1e-12, abs=1e-15)
+            found = cluster_bootstrap(scores, [row["id"] for row in mine])
+            assert (mean - below, mean + above) == pytest.approx((found.low, found.high), abs=1e-15)
+    assert rows == {}  # each group of cells is a dot
+    assert not (RECORDS / "sweeps" / "index").exists()
+
+
 def test_a_sweep_without_a_headline_is_said(tmp_path, capsys):
     folder = sweep_store(tmp_path, headline=None)
-    assert sweep_figure(folder) is None
+    assert sweep_means.figure(folder) is None
     said = f"No figure of {folder}: its experiment names no headline number.\n"
     assert capsys.readouterr().err == said
     (folder / "sweep.json").write_text("[")
     with pytest.raises(InputError, match=r"sweep\.json describes no sweep: JSONDecodeError"):
-        sweep_figure(folder)
+        sweep_means.figure(folder)
 
 
 def identified(columns: dict[str, list]) -> pa.Table:
@@ -333,24 +424,22 @@ def test_a_sweep_of_many_groups_is_averaged_over_its_largest_field():
             "score": [float(layer) + (model == "b") for model, layer in pairs],
         }
     )
-    drawn = sweep_means(rows, "scores", "score")
+    drawn = sweep_means.means(rows, "scores", "score")
     assert list(drawn.data[0].x) == [19.5, 20.5]
     assert drawn.layout.title.subtitle.text.startswith("Averaged over layer.<br>")
     few = rows.filter(pa.compute.less(rows["layer"], 3))
-    assert sum(len(trace.x) for trace in sweep_means(few, "scores", "score").data) == 6
+    assert sum(len(trace.x) for trace in sweep_means.means(few, "scores", "score").data) == 6
 
 
 def test_numbers_that_are_all_missing_are_refused():
     empty = identified({"model": ["a", "b"], "score": pa.array([None, None], pa.float64())})
     message = "No row of scores has a value of score, so no dot can be drawn."
     with says(InputError, message):
-        sweep_means(empty, "scores", "score")
+        sweep_means.means(empty, "scores", "score")
 
 
 # ---------------------------------------------------------------- images
 
-CHROMIUM = find_chromium()
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium, so no image is drawn")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
