@@ -19,7 +19,7 @@ from typing import Literal
 from interp.errors import InputError
 from interp.sweeps.experiment import Experiment, Made
 
-Fault = Literal["", "raise", "once", "hang", "grow", "die", "input"]
+Fault = Literal["", "raise", "once", "hang", "grow", "die", "exit", "input"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Config:
     """CPU seconds that its subject takes to load."""
     fault: Fault = ""
     """How the cell breaks: it raises (`once`: only where the file `mark` is not there yet), never
-    ends, takes all memory, kills its process, or refuses its input."""
+    ends, takes all memory, kills its process, leaves Python, or refuses its input."""
     mark: Path | None = None
 
     def __post_init__(self) -> None:
@@ -101,6 +101,7 @@ FAULTS = {
     "hang": _hang,
     "grow": _grow,
     "die": _die,
+    "exit": lambda config: sys.exit(3),
     "input": _input,
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -19,7 +20,7 @@ from interp.cli.models import Check, Models
 from interp.cli.records import Report, Results
 from interp.cli.sweeps import Sweep, SweepGc, SweepShow, SweepStatus
 from interp.cli.thinking import Demo, Tts
-from interp.errors import InterpError
+from interp.errors import InputError, InterpError, nearest
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -53,18 +54,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["sweep"] and words[1:2] and words[1] in PARTS:
-        words[:2] = [f"sweep-{words[1]}"]  # `interp sweep status`: a part, not a grid of that name
-    command = tyro.cli(
-        Command,
-        prog="interp",
-        description="Find out what inside a language model caused its answer, by intervening.",
-        args=words,
-    )
-    console = Console(stderr=False)
     try:
-        status = command.main(console)
+        words = _words(list(sys.argv[1:] if argv is None else argv))
+        command = tyro.cli(
+            Command,
+            prog="interp",
+            description="Find out what inside a language model caused its answer, by intervening.",
+            args=words,
+        )
+        status = command.main(Console(stderr=False))
     except InterpError as error:
         sys.stderr.write(f"interp: {error}\n")
         status = error.exit_code
@@ -74,3 +72,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         status = 0
     sys.exit(status)
+
+
+def _words(words: list[str]) -> list[str]:
+    """The arguments with `sweep status` written as the subcommand that it is.
+
+    Raises:
+        InputError: a part of `interp sweep` is misspelt.
+    """
+    if words[:1] != ["sweep"] or len(words) < 2:
+        return words
+    if words[1] in PARTS:  # a part, not a grid of that name
+        return [f"sweep-{words[1]}", *words[2:]]
+    hint = nearest(words[1], PARTS)
+    if hint and not Path(words[1]).exists():
+        raise InputError(
+            f"interp sweep {words[1]}: there is no grid file of that name, and the parts are "
+            f"{', '.join(PARTS)}.{hint}"
+        )
+    return words

@@ -12,6 +12,8 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from interp.errors import InputError
+
 if TYPE_CHECKING:
     from interp.sweeps.drive import Summary
     from interp.sweeps.executors.base import Executor
@@ -63,6 +65,8 @@ class Sweep:
         from interp.sweeps.grid import read_grid
         from interp.sweeps.live import Display
 
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit {self.limit}: compute at least 1 cell, or leave it out.")
         if os.getcwd() not in sys.path:  # module:attribute names are found from here
             sys.path.insert(0, os.getcwd())
         grid = read_grid(self.grid)
@@ -86,7 +90,6 @@ class Sweep:
 
     def _executor(self) -> tuple[Executor, int]:
         """The executor asked for, and how many workers it gets."""
-        from interp.errors import InputError
         from interp.sweeps.executors.inline import Inline
         from interp.sweeps.executors.local import Local
 
@@ -96,6 +99,10 @@ class Sweep:
             raise InputError(
                 "--address, --cpus and --gpus belong to the Ray executor: add --executor ray, or "
                 "leave them out."
+            )
+        if self.executor == "inline" and (self.workers or 1) > 1:
+            raise InputError(
+                f"--workers {self.workers}: inline is this one process; add --executor local."
             )
         if self.executor == "inline":
             return Inline(), self.workers or 1
@@ -127,6 +134,8 @@ def plan_line(grid: Grid, plan: Plan, workers: int) -> str:
     line = f"{grid.name}: {len(plan.cells)} cells of {grid.experiment}, {plan.count('done')} done"
     if failed:
         line += f", {failed} failed (--retry-failed tries them again)"
+    if plan.older:
+        line += f", {plan.older} there with other code, weights or data (computed again)"
     line += f", {todo} to do"
     seconds = plan.estimate()
     if todo and seconds is not None:
@@ -148,7 +157,7 @@ def _list_todo(console: Console, plan: Plan, grid: Grid, limit: int | None) -> N
 
 def _print_summary(console: Console, done: Summary, grid: Grid, store: str) -> int:
     """Print what a sweep came to; return the exit status."""
-    from interp.sweeps.live import cell_label, duration, first_line
+    from interp.sweeps.live import cell_label, duration, reason
 
     plan, failed = done.plan, done.failed
     _say(
@@ -158,7 +167,8 @@ def _print_summary(console: Console, done: Summary, grid: Grid, store: str) -> i
     )
     for cell in failed[:SHOWN]:
         assert cell.failure is not None
-        what = f"{cell_label(cell.config, grid.varied)}: {first_line(cell.failure.error)}"
+        why = reason(cell.failure.kind, cell.failure.error)
+        what = f"{cell_label(cell.config, grid.varied)}: {why}"
         _say(console, f"  failed {cell.key[:8]} {what} (attempts: {cell.failure.attempts})")
     if len(failed) > SHOWN:
         _say(console, f"  and {len(failed) - SHOWN} more: interp sweep status --failed")
@@ -208,11 +218,12 @@ def status_line(sweep: Described) -> str:
 
 def cell_line(cell: Status) -> str:
     """One cell in a line."""
-    from interp.sweeps.live import first_line
+    from interp.sweeps.live import reason
 
     line = f"{cell.key[:8]}  {cell.state:<6}  {cell.label}"
     if cell.failure:
-        line += f"  attempts: {cell.failure.attempts}, {first_line(cell.failure.error)}"
+        why = reason(cell.failure.kind, cell.failure.error)
+        line += f"  attempts: {cell.failure.attempts}, {why}"
     return line if cell.seconds is None else f"{line}  {cell.seconds:.3g} s"
 
 
@@ -229,7 +240,6 @@ class SweepShow:
         """Run the command; return the exit status."""
         import json
 
-        from interp.errors import InputError
         from interp.sweeps.status import find_cell, read_sweep, split
 
         store, name = split(self.place)

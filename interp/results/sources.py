@@ -92,7 +92,8 @@ def cells_gone(source: Source, n: int) -> str:
         return cells_missing(n)
     return (
         f"{n} of the {len(source.keys)} cells of the sweep {source.path} are not there "
-        "(to do, failed or damaged) and not shown; start the sweep again to make them."
+        "(to do, failed or damaged) and not shown; start the sweep again to make them, with "
+        "--retry-failed for those that failed."
     )
 
 

@@ -6,6 +6,8 @@ again; what is finished is found by its key and not computed again.
 What happens when something breaks:
 - a cell raises, passes a limit, or its worker dies: it is noted with error and log, tried again as
   often as the grid says, and the others go on;
+- two sweeps at once on one store: both end well; a cell that both are at is computed by both and
+  kept once, so start the second when the first has ended, or give them different grids;
 - the store cannot be written (disk full, no rights): the sweep stops with that sentence, no cell
   counts as failed, and a second start goes on;
 - workers that do not come up, three in a row: the sweep stops and shows their log;
@@ -25,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from interp.errors import DiskError, InputError
 from interp.results.cells import Cells
@@ -36,7 +38,7 @@ from interp.sweeps.executors.base import Event, Executor, Where
 from interp.sweeps.executors.inline import Inline
 from interp.sweeps.experiment import Experiment, find
 from interp.sweeps.grid import Grid
-from interp.sweeps.plan import Failure, Plan, Planned, failure_path, make_plan
+from interp.sweeps.plan import Failure, Plan, Planned, State, failure_path, make_plan
 from interp.sweeps.queue import Queue
 from interp.sweeps.work import Report, Task
 
@@ -84,6 +86,10 @@ class Summary:
     stopped: bool = False
     """Whether it was interrupted."""
 
+    def __str__(self) -> str:
+        counts = (f"{self.plan.count(state)} {state}" for state in get_args(State))
+        return f"{self.computed} cells computed in {self.seconds:.3g} s; {', '.join(counts)}"
+
     @property
     def failed(self) -> list[Planned]:
         """Cells that failed as often as they may be tried."""
@@ -117,7 +123,8 @@ def run_grid(
     Args:
         grid: see `interp.sweeps.grid.read_grid`.
         store: a folder or an s3:// address; grids that share it share their cells.
-        executor: where cells are computed; by default in this process.
+        executor: where cells are computed, such as `executors.local.Local()`; by default in this
+            process.
         workers: how many cells at once; 1 in this process.
         limit: compute at most so many cells now.
         retry_failed: try cells again that failed as often as the grid allows.
@@ -127,6 +134,13 @@ def run_grid(
         InputError, ModelError: before anything runs; or workers that cannot start.
         StoreError: the store cannot be read or written; what was finished is kept.
     """
+    if not isinstance(grid, Grid):
+        raise InputError(f"grid={grid!r}: pass what read_grid or parse_grid returns.")
+    if isinstance(executor, str):
+        raise InputError(
+            f"executor={executor!r}: pass an executor, such as Local() of "
+            "interp.sweeps.executors.local."
+        )
     if workers < 1 or (limit is not None and limit < 1):
         raise InputError(f"workers={workers}, limit={limit}: give at least 1.")
     executor, store = executor or Inline(), str(store)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from interp import errors
 from interp.sweeps.executors.base import Executor
 from interp.sweeps.plan import Plan, Planned
 from interp.sweeps.work import Report
@@ -70,10 +71,11 @@ class Display:
         at = self._workers[worker]
         at.label = ""
         if report.state == "failed":
-            self._failures.append((self.label(cell), at.attempt, first_line(report.error)))
+            why = reason(report.kind, report.error)
+            self._failures.append((self.label(cell), at.attempt, why))
             if self._live is None:
-                text = f"attempt {at.attempt} failed: {self.label(cell)}: {report.error}"
-                self._console.print(Text(first_line(text)), soft_wrap=True)
+                text = f"attempt {at.attempt} failed: {self.label(cell)}: {why}"
+                self._console.print(Text(text), soft_wrap=True)
         else:
             at.cells += 1
         if cell.state != "todo":  # not to be tried again
@@ -155,6 +157,16 @@ def first_line(text: str) -> str:
     'one'
     """
     return text.strip().partition("\n")[0]
+
+
+def reason(kind: str, error: str) -> str:
+    """Why an attempt failed, in a line; an error that nobody raised on purpose has its class.
+
+    >>> reason("KeyError", "'b'"), reason("InputError", "seed 0 is refused: give another.")
+    ("KeyError: 'b'", 'seed 0 is refused: give another.')
+    """
+    meant = kind in vars(errors) or kind in ("LimitReached", "WorkerDied", "")
+    return first_line(error if meant else f"{kind}: {error}")
 
 
 def duration(seconds: float) -> str:

@@ -51,6 +51,8 @@ class Plan:
     tries: int
     seconds: dict[str, float] = field(default_factory=dict)
     """What finished cells took, by key."""
+    older: int = 0
+    """Cells to do that the store has under another key: other code, weights or data."""
 
     def count(self, state: State) -> int:
         """How many cells are in a state."""
@@ -107,7 +109,22 @@ def make_plan(
             state = "failed"
         group = experiment.group(config)
         cells.append(Planned(key, config_json(config), group, state, failure))
-    return Plan(cells, tries, seconds)
+    return Plan(cells, tries, seconds, _older(store, sweep, cells))
+
+
+def _older(store: str, sweep: str, cells: Sequence[Planned]) -> int:
+    """How many cells to do this sweep once finished under another key."""
+    try:
+        before = json.loads(Files.open(store).get(f"sweeps/{sweep}/sweep.json") or b"{}")
+        known = {
+            json.dumps(config): key
+            for key, config in zip(before["keys"], before["configs"], strict=True)
+        }
+    except (ValueError, KeyError, TypeError):
+        return 0
+    todo = [cell for cell in cells if cell.state == "todo"]
+    moved = {known.get(json.dumps(cell.config), cell.key) for cell in todo}
+    return len(finished(store, moved - {cell.key for cell in todo}))
 
 
 def _refuse_twins(keys: Sequence[str], configs: Sequence[Any]) -> None:

@@ -78,6 +78,11 @@ def read_sweep(store: str, name: str) -> Sweep:
     """
     data = Files.open(store).get(f"sweeps/{name}/sweep.json")
     if data is None:
+        if not Files.open(store).folders("sweeps"):
+            raise StoreError(
+                f"There is no sweep {name!r} at {store}: a sweep lies at STORE/sweeps/NAME, such "
+                f"as {store}/sweeps/sweeps/{name}."
+            )
         known = sweep_names(store)
         raise StoreError(
             f"{store} has no sweep {name!r}; it has: {', '.join(known)}.{nearest(name, known)}"

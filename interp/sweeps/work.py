@@ -19,7 +19,7 @@ from typing import Any, Literal, TextIO
 
 from interp.errors import InputError, InterpError
 from interp.results.cells import Cells, cell_key
-from interp.sweeps.experiment import Experiment, cell_identity, config_of, find
+from interp.sweeps.experiment import Experiment, Made, cell_identity, config_of, find
 from interp.sweeps.limits import LimitReached, limits
 
 Tables = Mapping[str, Sequence[Mapping[str, object]]]
@@ -93,12 +93,12 @@ class Worker:
         try:
             with redirect_stdout(printed), redirect_stderr(printed):
                 loading, tables = self._compute(task)
-        except (Exception, LimitReached) as error:
+        except (Exception, LimitReached, SystemExit) as error:
             return Report(
                 key=task.key,
                 state="failed",
                 seconds=time.monotonic() - started,
-                error=str(error) or type(error).__name__,
+                error=str(error) or "no message",
                 kind=type(error).__name__,
                 traceback="" if isinstance(error, InterpError) else traceback.format_exc(),
                 log=printed.getvalue()[-LOG_CHARS:],
@@ -128,6 +128,11 @@ class Worker:
             subject = self._subject_of(config)
             loading = time.monotonic() - began
             made = self.experiment.run(subject, config)
+            if not isinstance(made, Made):
+                raise InputError(
+                    f"{self.experiment.name} returned a {type(made).__name__}: `run` of an "
+                    "Experiment returns Made(tables, spent)."
+                )
         seconds = time.monotonic() - began - loading
         spent = {**made.spent, "seconds": seconds, "loading": loading}
         if not self.cells.write(task.key, identity, made.tables, spent):

@@ -261,7 +261,7 @@ def test_cells_that_are_not_there_are_said(store, tmp_path):
     sweep = make_sweep(store, "third", [gone])
     assert query.read(sweep).missing() == [
         f"1 of the 1 cells of the sweep {sweep} are not there (to do, failed or damaged) and not "
-        "shown; start the sweep again to make them."
+        "shown; start the sweep again to make them, with --retry-failed for those that failed."
     ]
     assert query.read(store / "sweeps" / "first").missing() == []
 

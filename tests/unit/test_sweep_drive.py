@@ -22,6 +22,7 @@ from interp.sweeps import drive
 from interp.sweeps.drive import prepare, run_grid
 from interp.sweeps.executors.inline import Inline
 from interp.sweeps.executors.local import Local
+from interp.sweeps.experiment import find
 from interp.sweeps.grid import Grid, parse_grid
 from interp.sweeps.status import clear, find_cell, read_sweep, split
 from interp.sweeps.work import Worker
@@ -96,6 +97,38 @@ def test_a_cell_that_raises_is_noted_and_the_others_go_on(tmp_path, kind, worker
     assert "synthetic.py" in failure.traceback and "about to raise" in failure.log
     again = run_grid(bad, tmp_path, executor=kind(), workers=workers)
     assert again.computed == 0 and len(again.failed) == 2  # not tried again unasked
+
+
+@BOTH
+def test_a_cell_that_leaves_python_is_a_failed_cell(tmp_path, kind, workers):
+    grid_ = grid("axes: {product: {fault: [exit, '']}}\nseeds: 2\n")
+    done = run_grid(grid_, tmp_path, executor=kind(), workers=workers)
+    assert done.computed == 2
+    assert {(c.failure.kind, c.failure.error) for c in done.failed} == {("SystemExit", "3")}
+    assert str(done).startswith("2 cells computed in ")
+    assert str(done).endswith("0 todo, 2 done, 2 failed")
+
+
+def test_an_experiment_that_returns_something_else_is_told_what_is_asked(tmp_path, monkeypatch):
+    (tmp_path / "bare.py").write_text(
+        "from dataclasses import replace\n"
+        "from experiments.synthetic import EXPERIMENT as BASE\n"
+        "EXPERIMENT = replace(BASE, name='bare', run=lambda subject, config: {})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = run_grid(parse_grid("experiment: bare:EXPERIMENT\nseeds: 1\n", "g"), tmp_path / "store")
+    assert done.failed[0].failure.error == (
+        "bare returned a dict: `run` of an Experiment returns Made(tables, spent)."
+    )
+
+
+def test_the_plan_tells_of_cells_that_other_code_computed(tmp_path, monkeypatch):
+    run_grid(grid("seeds: 3\n"), tmp_path)
+    monkeypatch.setitem(find("experiments.synthetic:EXPERIMENT").__dict__, "code_hash", "other")
+    plan = prepare(grid("seeds: 4\n"), str(tmp_path))
+    assert (plan.count("todo"), plan.older) == (4, 3)
+    monkeypatch.undo()
+    assert prepare(grid("seeds: 4\n"), str(tmp_path)).older == 0
 
 
 def test_failed_cells_are_tried_again_when_asked(tmp_path):
@@ -289,3 +322,20 @@ def test_a_failure_file_that_is_cut_short_counts_as_none(tmp_path):
     assert json.loads(path.read_text())["error"] == "seed 0 breaks"
     path.write_text('{"attempts"')
     assert prepare(bad, str(tmp_path)).count("todo") == 1
+
+
+def test_a_name_in_place_of_an_executor_or_a_grid_is_one_sentence():
+    """In a process of its own: here the types of arguments are checked before the function runs."""
+    code = (
+        "from interp.sweeps import parse_grid, run_grid\n"
+        f"g = parse_grid({HEAD!r} + 'seeds: 1', 'g')\n"
+        "for given in ((g, 'local'), ('g.yaml', None)):\n"
+        "    try: run_grid(given[0], '/nowhere/at/all', executor=given[1])\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "InputError executor='local': pass an executor, such as Local() of "
+        "interp.sweeps.executors.local.",
+        "InputError grid='g.yaml': pass what read_grid or parse_grid returns.",
+    ]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from interp.cli import main
 from interp.sweeps.executors.inline import Inline
 from interp.sweeps.live import Display
 from interp.sweeps.plan import Failure, Plan, Planned
@@ -105,3 +106,34 @@ def test_the_display_names_cells_workers_and_failures(terminal):
         )
     else:
         assert drawn == "" and text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["statsu", "runs"],
+            "no grid file of that name, and the parts are status, show, gc.",
+        ),
+        (["g.yaml", "--limit", "0"], "--limit 0: compute at least 1 cell, or leave it out."),
+        (
+            ["g.yaml", "--workers", "2"],
+            "inline is this one process; add --executor local.",
+        ),
+        (["g.yaml", "--gpus", "1"], "--address, --cpus and --gpus belong to the Ray executor"),
+        (
+            ["status", "runs/sweeps/x"],
+            "no sweep 'x' at runs: a sweep lies at STORE/sweeps/NAME",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_a_slip_on_the_command_line_is_one_sentence(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "g.yaml").write_text("experiment: experiments.synthetic:EXPERIMENT\nseeds: 1\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", *words])
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and message in told.err and told.err.count("\n") == 1
+    assert told.out == "" and sorted(p.name for p in tmp_path.iterdir()) == ["g.yaml", "runs"]
