@@ -48,7 +48,7 @@ class Config:
 
 def run(subject, config):
     marks = Path(config.marks)
-    again = f"{config.seed} " in marks.read_text()
+    again = str(config.seed) in [line.split()[0] for line in marks.read_text().splitlines()]
     with marks.open("a") as file:
         file.write(f"{config.seed} {os.getpid()} {os.getppid()} {os.environ['OMP_NUM_THREADS']}\\n")
     if config.deaf:
