@@ -100,16 +100,10 @@ class Store:
         tables: Mapping[str, Sequence[Row]],
         spent: Mapping[str, float | int],
     ) -> bool:
-        """Write one cell whole or not at all; return False where another process was first.
-
-        Values are None, booleans, integers, finite floats, text, and lists and mappings of these;
-        numpy values and arrays are taken as such. A table may be empty. `spent` says what the
-        cell cost: seconds, forwards, tokens.
+        """Write one cell whole or not at all, as `Cells.write` does; see there for what it takes.
 
         Raises:
-            StoreError: a value is NaN, infinite or of another type, a column mixes types, the
-                key is not the identity's, or the disk refuses.
-            InputError: identity or `spent` cannot be written as JSON.
+            StoreError, InputError: as in `Cells.write`.
         """
         return self._cells.write(key, identity, tables, spent)
 
