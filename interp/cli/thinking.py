@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -70,8 +70,12 @@ class Tts(OnModel):
     """For how many of the seeds the controls (null rewrite, random step) are computed."""
     limit: int | None = None
     """Score only the first rows."""
-    max_new_tokens: int = 256
-    """The longest chain that the model writes."""
+    max_new_tokens: int | None = None
+    """The longest chain that the model writes; by default 256, for reasoning models 8192."""
+    temperature: float | None = None
+    """How chains are sampled; by default 0 (greedy), for reasoning models what they ask for."""
+    top_p: float | None = None
+    """Sample from the smallest set of tokens with at least this probability."""
     exact: bool = False
     """One plain forward pass a cell instead of the shared token tree."""
     audit: bool = False
@@ -82,13 +86,18 @@ class Tts(OnModel):
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""
         from interp.jobs import tts
+        from interp.models.reasoning import writing
 
         tts.set_threads(self.threads)
+        told = (self.temperature, self.top_p, self.max_new_tokens)
+        chosen = [a if b is None else b for a, b in zip(writing(self.model), told, strict=True)]
+        names = ("temperature", "top_p", "max_new_tokens")
+        command = replace(self, **dict(zip(names, chosen, strict=True)))
         outcome = tts.tts(
             self.input,
             model=self.model,
             out=self.out,
-            settings=settings_of(self, tts.Settings),
+            settings=settings_of(command, tts.Settings),
             limit=self.limit,
             dtype=self.dtype,
             device=self.device,

@@ -23,6 +23,7 @@ import torch
 import interp.results as results
 from interp.data.rows import Row, read_rows
 from interp.data.word_problems import other_steps, word_problems
+from interp.engine.generation import check_settings
 from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError, SiteError, nearest
@@ -111,6 +112,10 @@ class TtsConfig(OnModel):
     """Score the controls too: a rewrite of the step, and a step of another problem."""
     max_new_tokens: int = 256
     """The length of a chain that the model writes."""
+    temperature: float = 0.0
+    """How chains are sampled that the model writes; 0 is greedy."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens with at least this probability."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +123,7 @@ class TtsConfig(OnModel):
             _one_of(self, name, known)
         _one_of(self, "think", get_args(Think))
         _at_least_1(self, "problems", "max_new_tokens", "limit")
+        check_settings(self.max_new_tokens, self.temperature, self.top_p, ())
         _no_generator_beside_input(self, "problems", "problem_seed", "solutions")
         if self.input is None and self.limit is not None:
             raise InputError(f"limit {self.limit} cuts the rows of `input`: set problems instead.")
@@ -132,6 +138,8 @@ class TtsConfig(OnModel):
             think=self.think,
             control_seeds=int(self.control),
             max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
             exact=self.exact,
         )
 
@@ -210,8 +218,9 @@ class Thinker:
 
     def chain(self, row: Row, settings: thinking.Settings) -> Chain | str:
         """The chain of a row, prepared once for all seeds."""
-        deciding = {"rules": asdict(settings.rules), "max_new_tokens": settings.max_new_tokens}
-        key = results.cell_key({"row": asdict(row), **deciding})
+        names = ("max_new_tokens", "temperature", "top_p")
+        written = {name: getattr(settings, name) for name in names}
+        key = results.cell_key({"row": asdict(row), "rules": asdict(settings.rules), **written})
         if key not in self.chains:
             self.chains[key] = thinking.prepared(self.model, row, settings)
         return self.chains[key]

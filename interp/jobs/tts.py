@@ -17,6 +17,7 @@ from rich.progress import Progress
 import interp.results as results
 from interp.data.rows import Row, read_rows
 from interp.data.word_problems import other_steps
+from interp.engine.generation import check_settings
 from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.engine.tree import Spent
@@ -48,6 +49,8 @@ class Settings:
     think: Think = "open"
     control_seeds: int = 1
     max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
     exact: bool = False
     audit: bool = False
 
@@ -56,6 +59,7 @@ class Settings:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise InputError(f"--{flag} {getattr(self, name)}: ask for at least 1.")
+        check_settings(self.max_new_tokens, self.temperature, self.top_p, ())
         if self.control_seeds < 0:
             raise InputError(f"--control-seeds {self.control_seeds}: give 0 (no controls) or more.")
         if self.control_seeds > max(1, self.seeds):
@@ -136,12 +140,20 @@ def _cell(
 def prepared(model: Model, row: Row, settings: Settings) -> Chain | str:
     """The chain of a row, written by the model if the row has none; or why it is marked.
 
-    Of the settings it depends on the rules and `max_new_tokens` alone, not on any seed.
+    Of the settings it depends on the rules and on how a chain is written, not on any draw of the
+    perturbation.
     """
     if row.reason:
         return row.reason
     try:
-        return prepare(model, _problem(row), settings.rules, max_new_tokens=settings.max_new_tokens)
+        return prepare(
+            model,
+            _problem(row),
+            settings.rules,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+        )
     except InputError as error:
         return str(error)
 

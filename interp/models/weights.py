@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from interp.errors import InputError, MissingPackageError, ModelError, nearest
 from interp.models import registry
+from interp.models.reasoning import REASONING
 from interp.models.registry import KNOWN, cache_folder, packaged_gguf
 
 Loaded = tuple[PreTrainedModel, Any, str]
@@ -46,6 +47,10 @@ def _known(name: str, *, dtype: torch.dtype | None, device: Any, options: dict[s
     kind = KNOWN[name].kind
     if kind == "smollm2":
         return _pretrained(_smollm2_source(name), name, dtype or torch.float32, device, options)
+    if kind == "hub":
+        about = REASONING[name]
+        wanted = dtype or getattr(torch, about.dtype)
+        return _pretrained(about.hub, name, wanted, device, options)
     if options:
         raise InputError(
             f"{name} is made in code and takes no options: leave out {', '.join(sorted(options))}."

@@ -147,9 +147,20 @@ class ChainScore:
 
 
 def prepare(
-    model: Model, problem: Problem, rules: Rules, *, max_new_tokens: int = 256, seed: int = 0
+    model: Model,
+    problem: Problem,
+    rules: Rules,
+    *,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
 ) -> Chain:
     """Get a chain ready: let the model write it if none is given, cut it, find y*.
+
+    Args:
+        max_new_tokens, seed, temperature, top_p: how the model writes a chain that is not given;
+            a temperature of 0 is greedy.
 
     Raises:
         InputError: no question, an empty chain, an answer that cannot be found, or a chain longer
@@ -160,7 +171,13 @@ def prepare(
     prompt = model.chat(problem.question)
     output, finished = problem.cot, True
     if output is None:
-        written = model.generate(prompt, max_new_tokens=max_new_tokens, seed=seed)
+        written = model.generate(
+            prompt,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+        )
         output, finished = written.texts[0], written.finished[0]
     opened = prompt.rstrip().endswith(rules.think_tags[0])
     split = answers.split_output(output, think_tags=rules.think_tags, opened=opened)

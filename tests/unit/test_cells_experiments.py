@@ -330,7 +330,7 @@ def test_every_other_setting_identifies_a_cell():
     changed = {
         "model": "tiny-gpt2", "dtype": "float64", "exact": True, "problems": 9, "problem_seed": 1,
         "solutions": True, "preset": "paper", "seed": 1, "target": "gold", "think": "close",
-        "control": False, "max_new_tokens": 8,
+        "control": False, "max_new_tokens": 8, "temperature": 0.5, "top_p": 0.5,
     }  # fmt: skip
     config = TtsConfig(model="tiny-llama")
     keys = {key(replace(config, **{name: value})) for name, value in changed.items()}

@@ -1,0 +1,246 @@
+"""Path-finding by depth-first search, written as text: the subject of the Failed-Step Fraction.
+
+A problem is a directed tree of `N_NODES` letters, its edges in random order, a start (the root)
+and a goal (a leaf). The trace visits children in random order; at a dead end it writes `backtrack`
+and the parent that it returns to, and goes on from there. Once the goal is reached it writes
+`answer` and the way from start to goal:
+
+    prompt  A> B C> E A> C from A to E :
+    trace    A B backtrack A C E answer A C E
+
+`A>` is a token of its own, the node A as a parent. Every visited node is a step; a step that the
+search has left by `backtrack` has failed, and whether it did is known exactly, without a judge. In
+the trace above one step of four failed. The answer is right if it leads along edges of the problem
+from start to goal, whatever was written before it.
+
+The next letter of the answer is what stands after the *last* mention of the letter before it. Each
+failed branch under a node adds a mention that must not be followed: so failed branches hurt a
+model that does not look for the last one with care.
+
+Source of the statistic: Feng et al. 2025, arXiv:2509.19284; the subject is our own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerFast
+
+from interp.errors import InputError
+from interp.models.tiny import piece_tokenizer
+
+LETTERS = "ABCDEFGHIJKLMNOP"
+"""Names of nodes; a problem uses `N_NODES` of them."""
+N_NODES = 12
+"""Nodes of a tree."""
+REACH = 5
+"""A node's parent is one of the `REACH` nodes drawn before it, so that trees are deep enough."""
+MOST_CHILDREN = 3
+N_CTX = 112
+"""Longest text in tokens, prompt and trace together; a trace of the oracle always fits."""
+
+BACKTRACK, ANSWER = "backtrack", "answer"
+"""The words that leave a step, and that end the search."""
+
+
+@dataclass(frozen=True)
+class PathProblem:
+    """A tree, a start and a goal."""
+
+    id: str
+    edges: tuple[tuple[str, str], ...]
+    """(parent, child) in the order in which they are written."""
+    start: str
+    goal: str
+
+    @cached_property
+    def prompt(self) -> str:
+        """The problem as text; every word has the space before it."""
+        edges = "".join(f" {parent}> {child}" for parent, child in self.edges)
+        return f"{edges} from {self.start} to {self.goal} :"
+
+    @cached_property
+    def children(self) -> dict[str, tuple[str, ...]]:
+        """The children of every inner node, in the order written."""
+        found: dict[str, tuple[str, ...]] = {}
+        for parent, child in self.edges:
+            found[parent] = (*found.get(parent, ()), child)
+        return found
+
+    @cached_property
+    def path(self) -> tuple[str, ...]:
+        """The way from start to goal."""
+        parent = {child: above for above, child in self.edges}
+        way = [self.goal]
+        while way[-1] != self.start:
+            way.append(parent[way[-1]])
+        return tuple(reversed(way))
+
+
+@dataclass(frozen=True)
+class Search:
+    """A trace of the oracle, with what is true of it."""
+
+    text: str
+    n_steps: int
+    n_failed: int
+
+    @property
+    def fsf(self) -> float:
+        """The Failed-Step Fraction, 0 to below 1: failed steps of all steps."""
+        return self.n_failed / self.n_steps
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a walk along a trace finds, step by step against the tree."""
+
+    n_steps: int
+    n_failed: int
+    answer: tuple[str, ...] | None
+    """The letters after `answer`; None if the trace never says it."""
+    correct: bool
+    flaws: tuple[str, ...]
+    """What the search did against its rules, one sentence each; a right answer may come of it."""
+    broken: bool
+    """Whether it returns to a node that it is not below, so that its failed steps are unknown."""
+
+    @property
+    def fsf(self) -> float | None:
+        """The Failed-Step Fraction; None if the trace is broken or has no steps."""
+        return None if self.broken or not self.n_steps else self.n_failed / self.n_steps
+
+
+def problems(n: int, *, seed: int = 0) -> list[PathProblem]:
+    """Draw `n` problems; equal seeds give equal problems, and more of them only add some.
+
+    Raises:
+        InputError: n is below 1.
+
+    >>> problem = problems(1)[0]
+    >>> len(problem.edges), problem.path[0] == problem.start, problem.path[-1] == problem.goal
+    (11, True, True)
+    """
+    if n < 1:
+        raise InputError(f"n={n}: draw at least one problem.")
+    return [_problem(f"dfs-{seed}-{i}", random.Random(f"{seed} {i}")) for i in range(n)]
+
+
+def _problem(name: str, rng: random.Random) -> PathProblem:
+    letters = rng.sample(LETTERS, N_NODES)
+    n_children, edges = dict.fromkeys(letters, 0), []
+    for i, child in enumerate(letters[1:], 1):
+        parent = rng.choice(
+            [each for each in letters[max(0, i - REACH) : i] if n_children[each] < MOST_CHILDREN]
+        )
+        n_children[parent] += 1
+        edges.append((parent, child))
+    goal = rng.choice([each for each in letters[1:] if not n_children[each]])
+    rng.shuffle(edges)
+    return PathProblem(name, tuple(edges), letters[0], goal)
+
+
+def oracle(problem: PathProblem, *, seed: int = 0) -> Search:
+    """Search the tree, children in random order, and write a right trace.
+
+    >>> tree = PathProblem("x", (("A", "B"), ("C", "E"), ("A", "C")), "A", "E")
+    >>> [oracle(tree, seed=seed).text for seed in (0, 3)]
+    [' A C E answer A C E', ' A B backtrack A C E answer A C E']
+    >>> oracle(tree, seed=3).fsf
+    0.25
+    """
+    rng = random.Random(f"oracle {problem.id} {seed}")
+    words: list[str] = []
+    n_steps, n_failed, _ = _visit(problem, problem.start, rng, words)
+    words += [ANSWER, *problem.path]
+    return Search("".join(f" {word}" for word in words), n_steps, n_failed)
+
+
+def _visit(
+    problem: PathProblem, node: str, rng: random.Random, words: list[str]
+) -> tuple[int, int, bool]:
+    """Search below a node: steps, failed steps, whether the goal was found."""
+    words.append(node)
+    if node == problem.goal:
+        return 1, 0, True
+    below = list(problem.children.get(node, ()))
+    rng.shuffle(below)
+    n_steps, n_failed = 1, 0
+    for child in below:
+        more, lost, found = _visit(problem, child, rng, words)
+        n_steps, n_failed = n_steps + more, n_failed + lost
+        if found:
+            return n_steps, n_failed, True
+        words += [BACKTRACK, node]
+    return n_steps, n_steps, False
+
+
+def replay(problem: PathProblem, text: str) -> Replay:
+    """Walk along any trace, such as a model's, and judge it against the tree.
+
+    Steps that failed are those that are not on the way when the search stops.
+
+    >>> tree = PathProblem("x", (("A", "B"), ("C", "E"), ("A", "C")), "A", "E")
+    >>> replay(tree, " A B backtrack A E answer A C E")
+    ... # doctest: +NORMALIZE_WHITESPACE
+    Replay(n_steps=3, n_failed=1, answer=('A', 'C', 'E'), correct=True,
+        flaws=('There is no edge A> E.',), broken=False)
+    """
+    words = text.split()
+    n_search = words.index(ANSWER) if ANSWER in words else len(words)
+    answer = tuple(words[n_search + 1 :]) if n_search < len(words) else None
+    way: list[str] = []
+    n_steps, flaws, broken = 0, [], False
+    for back, word in _moves(words[:n_search]):
+        if not back:
+            flaws += _flaws_of_step(problem, way, word)
+            way.append(word)
+            n_steps += 1
+        elif word in way[:-1]:
+            flaws += [] if word == way[-2] else [f"{word} is not the parent of {way[-1]}."]
+            del way[len(way) - way[::-1].index(word, 1) :]
+        else:
+            flaws.append(f"The search is not below {word!r}, so it cannot return there.")
+            broken = True
+            break
+    return Replay(
+        n_steps, n_steps - len(way), answer, is_path(problem, answer or ()), tuple(flaws), broken
+    )
+
+
+def is_path(problem: PathProblem, letters: Sequence[str]) -> bool:
+    """Whether letters lead along edges from start to goal."""
+    if not letters or (letters[0], letters[-1]) != (problem.start, problem.goal):
+        return False
+    return set(zip(letters, letters[1:], strict=False)) <= set(problem.edges)
+
+
+def _moves(words: Sequence[str]) -> Iterator[tuple[bool, str]]:
+    """Yield (whether it is a return, the node gone to)."""
+    following = iter(words)
+    for word in following:
+        yield (True, next(following, "")) if word == BACKTRACK else (False, word)
+
+
+def _flaws_of_step(problem: PathProblem, way: Sequence[str], node: str) -> list[str]:
+    if not way:
+        return [] if node == problem.start else [f"The search starts at {node}."]
+    if node in problem.children.get(way[-1], ()):
+        return []
+    return [f"There is no edge {way[-1]}> {node}."]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer: a word of the task with the space before it is one token.
+
+    `<bos>` comes first unless `add_special_tokens=False`; other text is spelled in bytes.
+
+    >>> tok = tokenizer()
+    >>> tok.convert_ids_to_tokens(tok(" A> B from A to B :").input_ids)
+    ['<bos>', 'ĠA>', 'ĠB', 'Ġfrom', 'ĠA', 'Ġto', 'ĠB', 'Ġ:']
+    """
+    words = [*LETTERS, *(f"{letter}>" for letter in LETTERS), "from", "to", ":", BACKTRACK, ANSWER]
+    return piece_tokenizer([f" {word}" for word in words], pattern=r" ?\S+|\s", n_ctx=N_CTX)
