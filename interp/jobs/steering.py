@@ -11,6 +11,7 @@ from rich.console import Console
 
 import interp.results as results
 from interp.data.contrasts import Contrasts, moods, read_contrasts
+from interp.directions import Direction
 from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError
@@ -19,7 +20,7 @@ from interp.jobs.pairs import require_layers
 from interp.jobs.tts import refuse_file
 from interp.metrics import LogitDiff
 from interp.patching.activation import one_token
-from interp.steering.directions import Direction, Method, fit
+from interp.steering.directions import Method, fit
 from interp.steering.dose import FEWEST_TWINS, Measure, Study, study
 
 

@@ -240,6 +240,7 @@ def _tables(row: Row, model: Model, result: ChainScore, *, audit: bool) -> Table
         "gold": gold,
         "correct": answers.same_answer(chain.answer, gold) if gold else None,
         "n_steps": len(chain.steps),
+        "starts": [step.start for step in chain.steps],
         "n_tokens": len(model.tokenizer(chain.text, add_special_tokens=False)["input_ids"]),
         "truncated": chain.truncated,
         "n_marked_steps": len(result.marked),

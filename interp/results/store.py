@@ -93,6 +93,17 @@ class Store:
         """
         return self._cells.has(key)
 
+    def read(self, key: str) -> Cell:
+        """Return one cell.
+
+        Raises:
+            StoreError: it is not there, or damaged: then it is set aside, to be made again.
+        """
+        cell = self._cells.read(key)
+        if cell is None:
+            raise StoreError(f"There is no whole cell {key} in {self.folder}: make it again.")
+        return cell
+
     def write(
         self,
         key: str,

@@ -1,0 +1,348 @@
+"""`interp tts steer-test`: the engagement and the disengagement test of a scored run.
+
+The direction is fitted on the selection problems, its layer is chosen there, and what is reported
+comes from the test problems, which neither has seen. Trials are kept problem by problem, so a run
+that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+from rich.progress import Progress
+
+import interp.results as results
+from interp.directions import Direction, load_all
+from interp.engine.model import Model
+from interp.errors import InputError
+from interp.jobs import runs, tts_direction, tts_runs
+from interp.jobs.tts_direction import SetSettings
+from interp.thinking import checks
+from interp.thinking.rules import Rules
+from interp.thinking.scored import ScoredChain
+from interp.thinking.steer_arms import Arm, all_arms, direction_arm, no_arm, random_arms
+from interp.thinking.steer_bins import ablate_bins, bin_directions
+from interp.thinking.steer_items import Item, Items, make_items
+from interp.thinking.steer_layers import Split, Trial, choose_layer, split_problems
+from interp.thinking.steer_stats import ArmResult, curve_rows, summarise
+from interp.thinking.steer_test import steer
+
+RandomLayers = Literal["all", "chosen"]
+Tables = dict[str, list[dict[str, Any]]]
+Identity = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What decides the numbers of the steering tests."""
+
+    sets: SetSettings = field(default_factory=SetSettings)
+    draws: int = 1
+    items: int = 200
+    items_per_problem: int | None = None
+    share: float = 0.5
+    random_layers: RandomLayers = "all"
+    bins: bool = True
+    checks: bool = True
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise InputError(f"--draws {self.draws}: take at least 1 draw of the perturbation.")
+        if self.random_layers not in get_args(RandomLayers):
+            raise InputError(f"--random-layers {self.random_layers}: write all or chosen.")
+        for name in ("items", "items_per_problem"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} {value}: keep at least 1 item.")
+        if not 0 < self.share < 1:
+            raise InputError(
+                f"--share {self.share}: the selection problems are a share above 0 and below 1."
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the command ended with."""
+
+    store: results.Store
+    rows: tuple[dict[str, Any], ...]
+    marked: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class _Job:
+    """What all parts of one test share."""
+
+    model: Model
+    run: tts_runs.ScoredRun
+    store: results.Store
+    settings: Settings
+    items: Items
+    split: Mapping[str, Split]
+    directions: list[Direction]
+    shuffled: list[list[Direction]]
+    bars: Progress
+    order: list[str] = field(default_factory=list)
+
+    @property
+    def rules(self) -> Rules:
+        """How the chains are cut and read."""
+        return self.run.rules
+
+    @cached_property
+    def select(self) -> list[ScoredChain]:
+        """The chains that the direction and the layer may see."""
+        return [chain for chain in self.run.chains if self.split.get(chain.id) != "test"]
+
+    def trials(
+        self, what: str, items: Sequence[Item], arms: Sequence[Arm], **options: Any
+    ) -> list[Trial]:
+        """Run items under arms, a cell for each problem; what is there already is read."""
+        problems: dict[str, list[Item]] = {}
+        for item in items:
+            problems.setdefault(item.problem, []).append(item)
+        layers = options.get("layers")
+        task = self.bars.add_task(what, total=len(problems))
+        found: list[Trial] = []
+        for problem, mine in problems.items():
+            identity = {"trials": what, "problem": problem, "layers": layers, **self.identity}
+            made = self.cell(
+                identity, lambda mine=mine: {"steer_trials": self._steered(mine, arms, options)}
+            )
+            found += [_trial(row) for row in made["steer_trials"]]
+            self.bars.advance(task)
+        self.bars.remove_task(task)
+        return found
+
+    def _steered(
+        self, items: Sequence[Item], arms: Sequence[Arm], options: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        trials = steer(self.model, items, arms, self.rules, exact=self.settings.exact, **options)
+        return [asdict(trial) for trial in trials]
+
+    @property
+    def identity(self) -> Identity:
+        """What every cell depends on."""
+        return {"settings": self.store.manifest.settings_hash, **self.run.identity}
+
+    def cell(self, identity: Identity, make: Callable[[], Tables]) -> Tables:
+        """Return the tables of a cell, made now if it is not there."""
+        key = results.cell_key(identity)
+        self.order.append(key)
+        if not self.store.has(key):
+            self.store.write(key, identity, {n: rows for n, rows in make().items() if rows}, {})
+        cell = self.store.read(key)
+        return {name: cell.table(name).to_pylist() for name in cell.about["tables"]}
+
+
+def test(
+    folder: Path,
+    *,
+    model: str | None,
+    direction: Path | None,
+    out: Path | None,
+    settings: Settings,
+    dtype: str | None,
+    device: str,
+    console: Console,
+) -> Outcome:
+    """Run both tests with all controls, and write records and the report.
+
+    Args:
+        direction: a file of `interp tts direction`; by default one is fitted on the selection
+            problems. The problems that a given direction was made from become selection problems.
+    """
+    run = tts_runs.open_run(folder)
+    loaded = tts_runs.load_model(run, model, dtype=dtype, device=device)
+    given = None if direction is None else load_all(direction, loaded)
+    about = {**asdict(settings), "direction": direction and results.file_hash(direction)}
+    store = tts_runs.begin(run, loaded, "steer-test", out, about)
+    with runs.progress(console) as bars:
+        job = _prepared(loaded, run, store, settings, given, bars)
+        trials = _main_trials(job)
+        found = summarise(trials, job.split, seed=settings.sets.seed)
+        _write_summary(job, found)
+        if settings.bins:
+            _bins(job)
+        if settings.checks:
+            _checks(job)
+    runs.finish(store, job.order)
+    runs.write_report(store)
+    warnings = dict.fromkeys(w for result in found for w in result.warnings)
+    told: Any = store.manifest.notes.get("warnings", ())
+    rows = tuple(result.row() for result in found)
+    return Outcome(store, rows, len(job.items.marked), (*told, *warnings))
+
+
+def _prepared(
+    model: Model,
+    run: tts_runs.ScoredRun,
+    store: results.Store,
+    settings: Settings,
+    given: tuple[list[Direction], dict[str, Any]] | None,
+    bars: Progress,
+) -> _Job:
+    """Make the items, split the problems, and fit the direction or take the given one."""
+    task = bars.add_task("answers to perturbed steps", total=None)
+    items = make_items(
+        model,
+        run.chains,
+        run.rules,
+        seeds=tuple(run.store.manifest.seeds[: settings.draws]),
+        per_problem=settings.items_per_problem,
+        most=settings.items,
+        exact=settings.exact,
+        progress=lambda done, total: bars.update(task, completed=done, total=total),
+    )
+    bars.remove_task(task)
+    seen = set() if given is None else problems_of(given[1])
+    split = split_without(items.all, seen, settings)
+    job = _Job(model, run, store, settings, items, split, [], [], bars)
+    if given is None:
+        fit = tts_direction.fitted(model, job.select, settings.sets)
+        tts_direction.save(fit, store.folder)
+        store.update_manifest(notes=fit.sets.notes())
+        job.directions, job.shuffled = fit.directions, fit.shuffled
+    else:
+        job.directions = given[0]
+    return job
+
+
+def problems_of(notes: Mapping[str, Any]) -> set[str]:
+    """The problems that a saved direction was made from, by its notes."""
+    return {*notes.get("true_by_problem", {}), *notes.get("decorative_by_problem", {})}
+
+
+def split_without(items: Sequence[Item], seen: set[str], settings: Settings) -> dict[str, Split]:
+    """Split the problems of some items; those that a given direction has seen are never tested.
+
+    Raises:
+        InputError: fewer than 2 problems, or the direction has seen all of them.
+    """
+    fresh = [item for item in items if item.problem not in seen]
+    if seen and not fresh:
+        n = len({item.problem for item in items})
+        raise InputError(
+            f"The direction was made from all {n} problems that have items, so none is left to "
+            "test it on: give one of another run, or leave --direction out to have it fitted on "
+            "the selection problems."
+        )
+    if len({item.problem for item in fresh}) == 1 and len(fresh) < len(items):
+        dealt: dict[str, Split] = {fresh[0].problem: "test"}
+    else:
+        dealt = split_problems(fresh, settings.sets.seed, settings.share)
+    return {item.problem: "select" for item in items} | dealt  # type: ignore[return-value]
+
+
+def _main_trials(job: _Job) -> list[Trial]:
+    """Every arm at every layer, or the random ones at the direction's chosen layer alone."""
+    n_random, every = job.settings.sets.random, job.settings.random_layers == "all"
+    arms = all_arms(job.model, job.directions, job.shuffled, n_random=n_random if every else 0)
+    if every:
+        return job.trials("steering", job.items.all, arms)
+    trials = job.trials("steering", job.items.all, arms[:-1])
+    twins = [*random_arms(job.model, job.directions, range(n_random))]
+    twins.append(no_arm(job.model, job.directions))
+    for name in ("engage", "disengage"):
+        mine = [t for t in trials if t.test == name and t.arm == "direction"]
+        held = [i for i in job.items.all if i.test == name and job.split[i.problem] == "test"]
+        if held and any(job.split[trial.problem] == "select" for trial in mine):
+            layer = choose_layer(mine, job.split)
+            trials += job.trials(f"random, {name}", held, twins, layers=[layer])
+    return trials
+
+
+def _write_summary(job: _Job, found: Sequence[ArmResult]) -> None:
+    marked = [{**mark, "status": "marked"} for mark in job.items.marked]
+    split = [{"id": name, "split": where} for name, where in job.split.items()]
+    job.cell(
+        {"summary": "steering", **job.identity},
+        lambda: {
+            "steer_results": [result.row() for result in found],
+            "steer_curves": curve_rows(found),
+            "steer_items": job.items.rows(),
+            "steer_marked": marked,
+            "steer_split": split,
+        },
+    )
+
+
+def _bins(job: _Job) -> None:
+    """The ablation by score bin, where there is an engagement test."""
+    if not job.items.engage:
+        return
+
+    def make() -> Tables:
+        about = job.settings.sets
+        made = bin_directions(
+            job.model,
+            job.select,
+            decorative_to=about.decorative_to,
+            per_problem=about.per_problem,
+            most=about.most,
+            match=about.match,
+            seed=about.seed,
+        )
+        found = ablate_bins(
+            job.model, job.items.engage, made, job.rules, job.split, exact=job.settings.exact
+        )
+        curves = [row for each in found for row in each.curve_rows()]
+        return {"steer_bins": [each.row() for each in found], "steer_bin_curves": curves}
+
+    job.cell({"bins": "scores", **job.identity}, make)
+
+
+def _checks(job: _Job) -> None:
+    """Self-verification: is a check used, and does the direction make it so?"""
+
+    def make() -> Tables:
+        chains, rules, exact = job.run.chains, job.rules, job.settings.exact
+        segments = checks.segments(chains)
+        tested = checks.behaviour(job.model, chains, rules, exact=exact)
+        items = checks.make_check_items(job.model, chains, rules, tested.tests)
+        curves: list[dict[str, Any]] = []
+        if items.disengage:
+            twins = random_arms(job.model, job.directions, range(job.settings.sets.random))
+            arms = [direction_arm(job.model, job.directions), *twins]
+            arms = [checks.restoring(arm) for arm in arms]
+            trials = steer(job.model, items.disengage, arms, rules, exact=exact)
+            curves = restored_by_layer(trials)
+        return {
+            "check_segments": [asdict(each) for each in segments],
+            "check_tests": [asdict(each) for each in tested.tests],
+            "check_restored": curves,
+        }
+
+    job.cell({"checks": "self-verification", **job.identity}, make)
+
+
+def restored_by_layer(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """The share of checks that a vector brings back to y*, by arm and layer; twins are pooled."""
+    groups: dict[tuple[str, int], list[Trial]] = {}
+    for trial in trials:
+        if trial.layer is not None:
+            groups.setdefault((trial.arm, trial.layer), []).append(trial)
+    return [
+        {
+            "arm": arm,
+            "layer": layer,
+            "restored": sum(trial.flipped for trial in mine) / len(mine),
+            "unparsable": sum(trial.unparsable for trial in mine) / len(mine),
+            "n_items": len({trial.key for trial in mine}),
+            "n_problems": len({trial.problem for trial in mine}),
+        }
+        for (arm, layer), mine in sorted(groups.items())
+    ]
+
+
+def _trial(row: Mapping[str, Any]) -> Trial:
+    known: dict[str, Any] = {each.name: row.get(each.name) for each in fields(Trial)}
+    return Trial(**known)
