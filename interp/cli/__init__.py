@@ -18,6 +18,7 @@ from rich.console import Console
 from interp.cli.interventions import Circuit, Patch, Paths, Steer
 from interp.cli.models import Check, Models
 from interp.cli.records import Report, Results
+from interp.cli.scored import TtsCompare, TtsDirection, TtsPrune, TtsSteerTest
 from interp.cli.sweeps import Sweep, SweepGc, SweepShow, SweepStatus
 from interp.cli.thinking import Demo, Tts
 from interp.errors import InputError, InterpError, nearest
@@ -25,6 +26,10 @@ from interp.errors import InputError, InterpError, nearest
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Tts, tyro.conf.subcommand("tts")]
+    | Annotated[TtsDirection, tyro.conf.subcommand("tts-direction")]
+    | Annotated[TtsSteerTest, tyro.conf.subcommand("tts-steer-test")]
+    | Annotated[TtsPrune, tyro.conf.subcommand("tts-prune")]
+    | Annotated[TtsCompare, tyro.conf.subcommand("tts-compare")]
     | Annotated[Patch, tyro.conf.subcommand("patch")]
     | Annotated[Paths, tyro.conf.subcommand("path")]
     | Annotated[Circuit, tyro.conf.subcommand("circuit")]
@@ -40,8 +45,11 @@ Command = (
 )
 
 
-PARTS = ("status", "show", "gc")
-"""What `interp sweep` does beside running a grid."""
+PARTS = {
+    "sweep": ("grid file", ("status", "show", "gc")),
+    "tts": ("file of problems", ("direction", "steer-test", "prune", "compare")),
+}
+"""What a command does beside running the file that it is given."""
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -78,16 +86,17 @@ def _words(words: list[str]) -> list[str]:
     """The arguments with `sweep status` written as the subcommand that it is.
 
     Raises:
-        InputError: a part of `interp sweep` is misspelt.
+        InputError: a part of a command is misspelt.
     """
-    if words[:1] != ["sweep"] or len(words) < 2:
+    if len(words) < 2 or words[0] not in PARTS:
         return words
-    if words[1] in PARTS:  # a part, not a grid of that name
-        return [f"sweep-{words[1]}", *words[2:]]
-    hint = nearest(words[1], PARTS)
+    file, parts = PARTS[words[0]]
+    if words[1] in parts:  # a part, not a file of that name
+        return [f"{words[0]}-{words[1]}", *words[2:]]
+    hint = nearest(words[1], parts)
     if hint and not Path(words[1]).exists():
         raise InputError(
-            f"interp sweep {words[1]}: there is no grid file of that name, and the parts are "
-            f"{', '.join(PARTS)}.{hint}"
+            f"interp {words[0]} {words[1]}: there is no {file} of that name, and the parts are "
+            f"{', '.join(parts)}.{hint}"
         )
     return words

@@ -8,7 +8,7 @@ that was stopped goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,8 +25,8 @@ from interp.jobs.tts_direction import SetSettings
 from interp.thinking import checks
 from interp.thinking.rules import Rules
 from interp.thinking.scored import ScoredChain
-from interp.thinking.steer_arms import Arm, all_arms, direction_arm, no_arm, random_arms
-from interp.thinking.steer_bins import ablate_bins, bin_directions
+from interp.thinking.steer_arms import Arm, all_arms, direction_arm, layer_of, no_arm, random_arms
+from interp.thinking.steer_bins import BinDirection, ablate_bins, bin_directions
 from interp.thinking.steer_items import Item, Items, make_items
 from interp.thinking.steer_layers import Split, Trial, choose_layer, split_problems
 from interp.thinking.steer_stats import ArmResult, curve_rows, summarise
@@ -46,6 +46,7 @@ class Settings:
     items: int = 200
     items_per_problem: int | None = None
     share: float = 0.5
+    layers: tuple[int, ...] = ()
     random_layers: RandomLayers = "all"
     bins: bool = True
     checks: bool = True
@@ -162,6 +163,7 @@ def test(
     """
     run = tts_runs.open_run(folder)
     loaded = tts_runs.load_model(run, model, dtype=dtype, device=device)
+    require_rows(loaded, settings.layers)
     given = None if direction is None else load_all(direction, loaded)
     about = {**asdict(settings), "direction": direction and results.file_hash(direction)}
     store = tts_runs.begin(run, loaded, "steer-test", out, about)
@@ -210,10 +212,45 @@ def _prepared(
         fit = tts_direction.fitted(model, job.select, settings.sets)
         tts_direction.save(fit, store.folder)
         store.update_manifest(notes=fit.sets.notes())
-        job.directions, job.shuffled = fit.directions, fit.shuffled
+        job.directions = kept(fit.directions, settings.layers)
+        there = {each.site for each in job.directions}
+        job.shuffled = [[each for each in twin if each.site in there] for twin in fit.shuffled]
     else:
-        job.directions = given[0]
+        job.directions = kept(given[0], settings.layers)
     return job
+
+
+def require_rows(model: Model, layers: Sequence[int]) -> None:
+    """Refuse a layer that the model does not have; the last counts as the final output.
+
+    Raises:
+        InputError: a layer below 0 or above the number of blocks, or one named twice.
+    """
+    last = model.sizes.n_layers
+    for layer in layers:
+        if not 0 <= layer <= last:
+            raise InputError(
+                f"--layers {layer}: {model.name} has the inputs of blocks 0 to {last - 1}, and "
+                f"{last} for the final output."
+            )
+    if len(set(layers)) < len(layers):
+        raise InputError(f"--layers {' '.join(map(str, layers))}: name each layer once.")
+
+
+def kept(directions: Sequence[Direction], layers: Sequence[int]) -> list[Direction]:
+    """The directions at some layers; all of them where none is named.
+
+    Raises:
+        InputError: there is no direction at any of them.
+    """
+    found = [each for each in directions if not layers or layer_of(each.site) in layers]
+    if not found:
+        told = " ".join(str(layer_of(each.site)) for each in directions)
+        raise InputError(
+            f"--layers {' '.join(map(str, layers))}: the direction exists at layers {told} alone; "
+            "elsewhere the two sets have one mean."
+        )
+    return found
 
 
 def problems_of(notes: Mapping[str, Any]) -> set[str]:
@@ -246,6 +283,7 @@ def _main_trials(job: _Job) -> list[Trial]:
     """Every arm at every layer, or the random ones at the direction's chosen layer alone."""
     n_random, every = job.settings.sets.random, job.settings.random_layers == "all"
     arms = all_arms(job.model, job.directions, job.shuffled, n_random=n_random if every else 0)
+    arms = at_layers(arms, job.settings.layers)
     if every:
         return job.trials("steering", job.items.all, arms)
     trials = job.trials("steering", job.items.all, arms[:-1])
@@ -258,6 +296,20 @@ def _main_trials(job: _Job) -> list[Trial]:
             layer = choose_layer(mine, job.split)
             trials += job.trials(f"random, {name}", held, twins, layers=[layer])
     return trials
+
+
+def at_layers(arms: Sequence[Arm], layers: Sequence[int]) -> list[Arm]:
+    """The arms at some layers alone; all of their own where none is named.
+
+    An arm that has none of the layers is left out: without edits it would mean a text without the
+    step.
+    """
+    found = []
+    for arm in arms:
+        edits = {at: edit for at, edit in arm.edits.items() if not layers or at in layers}
+        if edits or not arm.edits:
+            found.append(replace(arm, edits=edits))
+    return found
 
 
 def _write_summary(job: _Job, found: Sequence[ArmResult]) -> None:
@@ -291,6 +343,7 @@ def _bins(job: _Job) -> None:
             match=about.match,
             seed=about.seed,
         )
+        made = [_at_layers(each, job.settings.layers) for each in made]
         found = ablate_bins(
             job.model, job.items.engage, made, job.rules, job.split, exact=job.settings.exact
         )
@@ -298,6 +351,11 @@ def _bins(job: _Job) -> None:
         return {"steer_bins": [each.row() for each in found], "steer_bin_curves": curves}
 
     job.cell({"bins": "scores", **job.identity}, make)
+
+
+def _at_layers(made: BinDirection, layers: Sequence[int]) -> BinDirection:
+    some = [each for each in made.directions if not layers or layer_of(each.site) in layers]
+    return replace(made, directions=tuple(some))
 
 
 def _checks(job: _Job) -> None:
