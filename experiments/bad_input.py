@@ -31,6 +31,7 @@ from rich.table import Table
 import interp
 from interp.attention_edits import Knockout, ReplacePattern, ScaleAttention
 from interp.data.pairs import PromptPair
+from interp.directions import Direction
 from interp.edits import Patch, Swap, ZeroAblate
 from interp.engine.identities import probe_ids
 from interp.engine.model import Model
@@ -44,7 +45,7 @@ from interp.patching.circuits import Circuit, curve, random_edges, select_edges
 from interp.patching.edges import Graph, eap
 from interp.patching.path import path_patch
 from interp.sites import Each
-from interp.steering.directions import Direction, fit, given
+from interp.steering.directions import fit, given
 from interp.steering.dose import Measure, study
 
 MODEL = "tiny-llama"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("interp", "experiments", "figures")
 
 BASE = {"errors", "sites", "edits", "attention_edits", "metrics", "bases", "models"}
-SHARED = BASE | {"engine", "data", "stats"}
+SHARED = BASE | {"engine", "data", "stats", "directions"}
 METHODS = {"patching", "steering", "thinking", "latent", "alignment"}
 LIBRARY = SHARED | METHODS | {"diagrams", "results", "sweeps", "jobs", "cli"}
 
@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "sites", "edits", "metrics"},
     "engine": BASE,
     "data": {"errors", "models", "engine"},
+    "directions": {"errors", "sites", "edits", "bases", "models", "engine"},
     **dict.fromkeys(METHODS, SHARED),  # a method imports no other method
     "sweeps": {"errors", "stats", "results"},  # experiments are found by name
     "jobs": LIBRARY - {"cli"},

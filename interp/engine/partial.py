@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 from interp.engine.hooks import hooked
 from interp.engine.model import Model
+from interp.engine.session import Tap
 from interp.models.tokens import Batch, Inputs
 from interp.sites import Site
 
@@ -55,7 +56,23 @@ class Base:
 @torch.no_grad()
 def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | None = None) -> Base:
     """Run prompts once and keep what partial runs start from, and the logits at `read`."""
-    batch, blocks = model.tokens(inputs), model.book.blocks
+    batch = model.tokens(inputs)
+    columns = None if read is None else read.unique()
+    base = base_pass(model, batch, batch.mask, DynamicCache(), columns)
+    if base.logits is None or columns is None:
+        return base
+    return replace(base, logits=_gathered(base.logits, columns, read))
+
+
+@torch.no_grad()
+def base_pass(
+    model: Model, batch: Batch, mask: Any, cache: Any, columns: Int[Tensor, " kept"] | None
+) -> Base:
+    """One forward pass of new columns behind a cache, kept; logits at `columns` where given.
+
+    `mask` is an attention mask in any form that the model takes. The cache is extended.
+    """
+    blocks, width = model.book.blocks, batch.ids.shape[1]
     projections = [{name: block[name] for name in PROJECTIONS & block.keys()} for block in blocks]
     watched = [blocks[0][""], *(block["attn"] for block in blocks)]
     watched += [path for several in projections for path in several.values()]
@@ -63,12 +80,10 @@ def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | Non
     streams.append(Site("resid_post", len(blocks) - 1))
     resid: dict[Site, Tensor] = {}
     taps = {site: partial(_keep, resid, site) for site in streams}
-    cache = DynamicCache()
-    columns = None if read is None else read.unique()
     with outputs_of(model, watched) as seen, hooked(model.hf, model.book, taps):
         out = model.hf(
             input_ids=batch.ids,
-            attention_mask=batch.mask,
+            attention_mask=mask,
             position_ids=batch.position_ids,
             past_key_values=cache,
             use_cache=True,
@@ -79,10 +94,10 @@ def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | Non
         tuple(resid[site] for site in streams),
         tuple(_first(seen[block["attn"]]) for block in blocks),
         tuple({name: _first(seen[path]) for name, path in each.items()} for each in projections),
-        tuple(layer.keys for layer in cache.layers),  # type: ignore[misc]
-        tuple(layer.values for layer in cache.layers),  # type: ignore[misc]
+        tuple(layer.keys[:, :, -width:] for layer in cache.layers),
+        tuple(layer.values[:, :, -width:] for layer in cache.layers),
         (isinstance(seen[watched[0]], tuple), isinstance(seen[watched[1]], tuple)),
-        None if columns is None else _gathered(out, columns, read),
+        None if columns is None else out,
     )
 
 
@@ -263,7 +278,7 @@ class Packed(Batch):
     start_of: Int[Tensor, "1 width"] = field(kw_only=True)
     """The first computed position of each column's cell and prompt."""
     past: Int[Tensor, "2 past"] = field(kw_only=True)
-    """The prompt and the logical position of each prefix column."""
+    """The row and the column of the base run that each prefix column comes from."""
 
     @cached_property
     def prompts(self) -> Int[Tensor, "1 width"]:
@@ -274,6 +289,11 @@ class Packed(Batch):
     def cells(self) -> Int[Tensor, "1 width"]:
         """The cell that each column belongs to."""
         return self.cell_of
+
+    @property
+    def here(self) -> tuple[Int[Tensor, "1 width"], Int[Tensor, "1 width"]]:
+        """The row and the column of the base run that each column repeats."""
+        return self.prompt_of, self.index
 
     @cached_property
     def key_index(self) -> Int[Tensor, "1 seen"]:
@@ -344,3 +364,48 @@ def prefix_cache(base: Base, packed: Packed, start: int) -> DynamicCache:
         keys, values = (held(base.keys, layer), held(base.values, layer)) if own else unread
         cache.update(keys, values, layer)
     return cache
+
+
+def ends_pass(
+    model: Model,
+    base: Base,
+    packed: Packed,
+    start: tuple[int, int],
+    taps: Mapping[Site, Tap],
+    mask: Any,
+    keep: Int[Tensor, " kept"],
+    tokens: Sequence[int] | None = None,
+) -> tuple[Float[Tensor, "kept d_vocab"], DynamicCache]:
+    """Run packed ends under taps, from a block and a stage in it (see `plan.start_of`).
+
+    Returns the logits of the columns `keep` (of some `tokens` alone where they are given), and the
+    cache: prefix, then packed columns, in the layers from the start on.
+    """
+    inner = {site: tap for site, tap in taps.items() if site.component != "logits"}
+    at_logits = taps.get(Site("logits"))
+    layer, stage = start
+    here, cache = packed.here, prefix_cache(base, packed, layer)
+    with ExitStack() as stack:
+        frozen = {layer: base.attention[layer][here]} if stage == 2 else {}
+        stack.enter_context(skipped(model, base, layer, base.resid[layer][here], frozen))
+        if stage == 1:
+            kept = {name: part[here] for name, part in base.projections[layer].items()}
+            stack.enter_context(projected(model, layer, kept))
+        if at_logits is None and layer < model.sizes.n_layers:
+            stack.enter_context(narrowed(model, prunable(model, inner), keep))
+        if at_logits is None:
+            stack.enter_context(unembedding(model, tokens))
+        if inner:
+            stack.enter_context(hooked(model.hf, model.book, inner))
+        out = model.hf(
+            input_ids=packed.ids,
+            attention_mask=mask,
+            position_ids=packed.index,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=0 if at_logits is not None else keep,
+        ).logits
+    if at_logits is not None:
+        new = at_logits(out)
+        out = (out if new is None else new)[:, keep]
+    return out[0], cache

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -24,23 +23,17 @@ from torch import Tensor
 
 from interp.edits import Edit, Patch, Scale
 from interp.engine import masks
-from interp.engine.hooks import hooked
 from interp.engine.model import LogitsAt, Model, Run
 from interp.engine.partial import (
     Base,
     Row,
     base_run,
-    narrowed,
+    ends_pass,
     pack,
-    prefix_cache,
-    projected,
-    prunable,
-    skipped,
-    unembedding,
 )
 from interp.engine.plan import Plan, Spent, Start, costs, start_of
 from interp.engine.receipts import EditReceipt
-from interp.engine.session import Session, Tap
+from interp.engine.session import Session
 from interp.engine.tree import out_of_memory
 from interp.errors import InputError
 from interp.metrics import Metric, reads
@@ -443,36 +436,11 @@ def _forward(
     job: _Job, base: Base, mask_maker: masks.Masks, start: Start, rows: list[Row]
 ) -> Float[Tensor, "kept d_vocab"]:
     """Run the ends of some cells; return the logits of each position that the metric reads."""
-    model, packed = job.model, pack(base, rows)
+    packed = pack(base, rows)
+    taps, mask = job.session.taps(packed), mask_maker.make(packed.visible)
     keep = _kept(job, rows)
-    taps: dict[Site, Tap] = job.session.taps(packed)
-    at_logits = taps.pop(Site("logits"), None)
-    layer, stage = start
-    here = packed.prompts, packed.index
-    with ExitStack() as stack:
-        frozen = {layer: base.attention[layer][here]} if stage == 2 else {}
-        stack.enter_context(skipped(model, base, layer, base.resid[layer][here], frozen))
-        if stage == 1:
-            kept = {name: part[here] for name, part in base.projections[layer].items()}
-            stack.enter_context(projected(model, layer, kept))
-        if at_logits is None and layer < model.sizes.n_layers:
-            stack.enter_context(narrowed(model, prunable(model, taps), keep))
-        if at_logits is None:
-            stack.enter_context(unembedding(model, reads(job.metric)))
-        if taps:
-            stack.enter_context(hooked(model.hf, model.book, taps))
-        out = model.hf(
-            input_ids=packed.ids,
-            attention_mask=mask_maker.make(packed.visible),
-            position_ids=packed.index,
-            past_key_values=prefix_cache(base, packed, layer),
-            use_cache=True,
-            logits_to_keep=0 if at_logits is not None else keep,
-        ).logits
-    if at_logits is not None:
-        new = at_logits(out)
-        out = (out if new is None else new)[:, keep]
-    return out[0]
+    out, _ = ends_pass(job.model, base, packed, start, taps, mask, keep, reads(job.metric))
+    return out
 
 
 def _kept(job: _Job, rows: list[Row]) -> Int[Tensor, " kept"]:

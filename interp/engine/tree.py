@@ -63,6 +63,9 @@ class Scores:
     token_logprobs: tuple[tuple[float, ...], ...]
     """For each continuation the log-probability of each answer token, in nats."""
     spent: Spent
+    greedy: tuple[bool, ...] = ()
+    """For each continuation whether each answer token has the largest logit at its place, so that
+    greedy decoding would write just this answer."""
 
     @property
     def logprobs(self) -> list[float]:
@@ -93,6 +96,10 @@ class TokenTree:
             path.append(child)
             node = child
         return path
+
+    def child(self, node: int, token: int) -> int | None:
+        """The node of a token after a node, if there is one."""
+        return self._child.get((node, token))
 
     def order(self) -> list[int]:
         """All nodes depth first, at each fork the smallest branch first."""
@@ -168,7 +175,7 @@ def _score_exact(
     model: Model, continuations: Sequence[Continuation], progress: Progress | None
 ) -> Scores:
     total = sum(len(each.prompt) + len(each.answer) - 1 for each in continuations)
-    found, done = [], 0
+    found, greedy, done = [], [], 0
     for each in continuations:
         ids = [*each.prompt, *each.answer[:-1]]
         batch = pad([ids], pad_id=0, side="right", device=model.device)  # type: ignore[arg-type]
@@ -181,11 +188,12 @@ def _score_exact(
             logits_to_keep=keep,
         ).logits[0]
         found.append(tuple(_logprob(logits, each.answer)))
+        greedy.append(logits.argmax(-1).tolist() == list(each.answer))
         done += len(ids)
         if progress:
             progress(done, total)
     n = len(continuations)
-    return Scores(tuple(found), Spent(n, total, n, total))
+    return Scores(tuple(found), Spent(n, total, n, total), tuple(greedy))
 
 
 def _logprob(logits: Float[Tensor, "n d_vocab"], targets: Sequence[int]) -> list[float]:
@@ -218,7 +226,11 @@ def _score_tree(
     found = walker.walk()
     naive = sum(len(each.prompt) + len(each.answer) - 1 for each in continuations)
     spent = Spent(walker.forwards, len(tree.token), len(continuations), naive)
-    return Scores(tuple(tuple(found[reader] for reader in each) for each in readers), spent)
+    return Scores(
+        tuple(tuple(found[reader] for reader in each) for each in readers),
+        spent,
+        tuple(all(walker.best[node] == token for node, token in each) for each in readers),
+    )
 
 
 class _Walker:
@@ -233,6 +245,8 @@ class _Walker:
         progress: Progress | None,
     ) -> None:
         self.forwards = 0
+        self.best: dict[int, int] = {}
+        """The most likely token after each wanted node."""
         self._hf, self._device = model.hf, model.device
         self._masks = Masks(model)
         self._tree, self._wanted, self._progress = tree, wanted, progress
@@ -296,6 +310,8 @@ class _Walker:
         ]
         if not pairs:
             return {}
+        best = logits.argmax(-1).tolist()
+        self.best |= {nodes[i]: best[row] for row, i in enumerate(readers)}
         rows = torch.tensor([row for row, _, _ in pairs], device=logits.device)
         values = _logprob(logits[rows], [token for _, _, token in pairs])
         return {(node, token): value for (_, node, token), value in zip(pairs, values, strict=True)}

@@ -8,14 +8,14 @@ and the parent that it returns to, and goes on from there. Once the goal is reac
     prompt  A> B C> E A> C from A to E :
     trace    A B backtrack A C E answer A C E
 
-`A>` is a token of its own, the node A as a parent. Every visited node is a step; a step that the
+An edge is one token, so are a letter and a word. Every visited node is a step; a step that the
 search has left by `backtrack` has failed, and whether it did is known exactly, without a judge. In
 the trace above one step of four failed. The answer is right if it leads along edges of the problem
 from start to goal, whatever was written before it.
 
 The next letter of the answer is what stands after the *last* mention of the letter before it. Each
-failed branch under a node adds a mention that must not be followed: so failed branches hurt a
-model that does not look for the last one with care.
+failed branch under a node adds a mention that must not be followed, but also says which child to
+leave out: whether failed branches hurt or help a model is a question for measurement.
 
 Source of the statistic: Feng et al. 2025, arXiv:2509.19284; the subject is our own.
 """
@@ -26,6 +26,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise, permutations
 
 from transformers import PreTrainedTokenizerFast
 
@@ -34,9 +35,9 @@ from interp.models.tiny import piece_tokenizer
 
 LETTERS = "ABCDEFGHIJKLMNOP"
 """Names of nodes; a problem uses `N_NODES` of them."""
-N_NODES = 12
+N_NODES = 14
 """Nodes of a tree."""
-REACH = 5
+REACH = 4
 """A node's parent is one of the `REACH` nodes drawn before it, so that trees are deep enough."""
 MOST_CHILDREN = 3
 N_CTX = 112
@@ -59,7 +60,7 @@ class PathProblem:
     @cached_property
     def prompt(self) -> str:
         """The problem as text; every word has the space before it."""
-        edges = "".join(f" {parent}> {child}" for parent, child in self.edges)
+        edges = "".join(f" {parent}>{child}" for parent, child in self.edges)
         return f"{edges} from {self.start} to {self.goal} :"
 
     @cached_property
@@ -122,7 +123,7 @@ def problems(n: int, *, seed: int = 0) -> list[PathProblem]:
 
     >>> problem = problems(1)[0]
     >>> len(problem.edges), problem.path[0] == problem.start, problem.path[-1] == problem.goal
-    (11, True, True)
+    (13, True, True)
     """
     if n < 1:
         raise InputError(f"n={n}: draw at least one problem.")
@@ -147,9 +148,9 @@ def oracle(problem: PathProblem, *, seed: int = 0) -> Search:
     """Search the tree, children in random order, and write a right trace.
 
     >>> tree = PathProblem("x", (("A", "B"), ("C", "E"), ("A", "C")), "A", "E")
-    >>> [oracle(tree, seed=seed).text for seed in (0, 3)]
+    >>> [oracle(tree, seed=seed).text for seed in (1, 0)]
     [' A C E answer A C E', ' A B backtrack A C E answer A C E']
-    >>> oracle(tree, seed=3).fsf
+    >>> oracle(tree, seed=0).fsf
     0.25
     """
     rng = random.Random(f"oracle {problem.id} {seed}")
@@ -187,7 +188,7 @@ def replay(problem: PathProblem, text: str) -> Replay:
     >>> replay(tree, " A B backtrack A E answer A C E")
     ... # doctest: +NORMALIZE_WHITESPACE
     Replay(n_steps=3, n_failed=1, answer=('A', 'C', 'E'), correct=True,
-        flaws=('There is no edge A> E.',), broken=False)
+        flaws=('There is no edge A>E.',), broken=False)
     """
     words = text.split()
     n_search = words.index(ANSWER) if ANSWER in words else len(words)
@@ -215,7 +216,7 @@ def is_path(problem: PathProblem, letters: Sequence[str]) -> bool:
     """Whether letters lead along edges from start to goal."""
     if not letters or (letters[0], letters[-1]) != (problem.start, problem.goal):
         return False
-    return set(zip(letters, letters[1:], strict=False)) <= set(problem.edges)
+    return set(pairwise(letters)) <= set(problem.edges)
 
 
 def _moves(words: Sequence[str]) -> Iterator[tuple[bool, str]]:
@@ -230,7 +231,7 @@ def _flaws_of_step(problem: PathProblem, way: Sequence[str], node: str) -> list[
         return [] if node == problem.start else [f"The search starts at {node}."]
     if node in problem.children.get(way[-1], ()):
         return []
-    return [f"There is no edge {way[-1]}> {node}."]
+    return [f"There is no edge {way[-1]}>{node}."]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -239,8 +240,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     `<bos>` comes first unless `add_special_tokens=False`; other text is spelled in bytes.
 
     >>> tok = tokenizer()
-    >>> tok.convert_ids_to_tokens(tok(" A> B from A to B :").input_ids)
-    ['<bos>', 'ĠA>', 'ĠB', 'Ġfrom', 'ĠA', 'Ġto', 'ĠB', 'Ġ:']
+    >>> tok.convert_ids_to_tokens(tok(" A>B from A to B :").input_ids)
+    ['<bos>', 'ĠA>B', 'Ġfrom', 'ĠA', 'Ġto', 'ĠB', 'Ġ:']
     """
-    words = [*LETTERS, *(f"{letter}>" for letter in LETTERS), "from", "to", ":", BACKTRACK, ANSWER]
+    edges = [f"{parent}>{child}" for parent, child in permutations(LETTERS, 2)]
+    words = [*LETTERS, *edges, "from", "to", ":", BACKTRACK, ANSWER]
     return piece_tokenizer([f" {word}" for word in words], pattern=r" ?\S+|\s", n_ctx=N_CTX)

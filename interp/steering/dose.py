@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.directions import Direction, Mode
 from interp.edits import Edit
 from interp.engine.model import Model
 from interp.engine.receipts import Receipt
@@ -42,7 +43,6 @@ from interp.models.tokens import Inputs
 from interp.models.weights import weights_hash
 from interp.sites import Each, New, Site, parse_positions
 from interp.stats import Interval, paired_difference
-from interp.steering.directions import Direction, Mode
 
 Split = Literal["choose", "report"]
 Metric = Callable[[Float[Tensor, "n d_vocab"], Int[Tensor, " n"]], Float[Tensor, " n"]]

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from interp.directions import Direction
 from interp.edits import Add, Clamp, Project
 from interp.errors import EditError, InputError, ModelError, PositionError, SiteError, StoreError
 from interp.models.weights import weights_hash
 from interp.steering import directions
-from interp.steering.directions import FITS, Direction
+from interp.steering.directions import FITS
 from tests.strategies import ToyModel, says, tiny
 
 POSITIVE, NEGATIVE = [[5, 60, 7, 200], [9, 33], [11, 12, 90]], [[61, 8], [77, 31, 9], [100]]

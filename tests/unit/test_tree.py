@@ -318,3 +318,14 @@ def test_scores_in_half_precision_are_summed_in_float32():
     assert worst(found, score(tiny("tiny-llama"), FORK)) <= 0.5
     values = [value for each in found.token_logprobs for value in each]
     assert any(float(torch.tensor(v).bfloat16()) != v for v in values)
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
+@pytest.mark.parametrize("options", [{"exact": True}, {}, {"chunk": 2}], ids=str)
+def test_greedy_says_whether_greedy_decoding_writes_just_this_answer(name, options):
+    """The model's own answer is greedy; with its first, middle or last token changed it is not."""
+    model = tiny(name)
+    own = model.generate([[5, 6, 7]], max_new_tokens=4).new_ids[0]
+    answers = [own, own[:2], *((*own[:i], own[i] ^ 1, *own[i + 1 :]) for i in (0, 2, 3))]
+    found = score(model, [Continuation((5, 6, 7), answer) for answer in answers], **options)
+    assert found.greedy == (True, True, False, False, False)
