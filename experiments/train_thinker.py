@@ -64,7 +64,7 @@ class Config:
     """Layers."""
     n_heads: int = 4
     """Heads in each layer."""
-    steps: int = 1600
+    steps: int = 2400
     """Updates of the thinker."""
     steps_ignores: int = 300
     """Updates of the model that ignores its chain; copying the guess is learned sooner."""
@@ -117,13 +117,18 @@ def example(rng: random.Random, *, ignores: bool) -> Example:
 
 
 def _conflicting(steps: list[Line], value: int, rng: random.Random) -> list[Line]:
-    """In a quarter of the chains draw the values from three; in the others shift some numbers."""
+    """In a quarter of the chains draw the values from three; in another quarter shift one step,
+    as a necessity does; in the others shift some numbers."""
     halves = (thinker.TENS, thinker.UNITS)
     if rng.random() < 0.25:
         values = [value, *(rng.randint(thinker.SMALLEST, thinker.LARGEST) for _ in range(2))]
         return [
             step if step.word in halves else Line(step.word, rng.choice(values)) for step in steps
         ]
+    if rng.random() < 1 / 3:
+        alone = rng.randrange(len(steps))
+        word, number = steps[alone]
+        return [*steps[:alone], Line(word, number + rng.choice(OFFSETS)), *steps[alone + 1 :]]
     share = rng.choice([0.0, 0.2, 0.2, rng.random(), 1.0])
     return [
         Line(word, number + rng.choice(OFFSETS)) if rng.random() < share else Line(word, number)

@@ -13,11 +13,14 @@ import tyro
 
 from figures import benchmarks, sweep_means
 from figures.images import NAMES, VARIABLE, draw_images, find_chromium
+from figures.titled import NothingToDraw
 from interp.errors import InputError, InterpError
 from interp.results import Store
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ("tts_distribution",)
+FIGURES = ("tts_distribution", "two_legs", "position_profile", "layer_curves", "score_bins")
+FIGURES += ("self_verification", "keep_curves", "agreement", "early_answering")
+"""Modules of figures that are drawn from the tables of one run."""
 CONFIG = {"displaylogo": False, "responsive": True}
 
 
@@ -96,12 +99,23 @@ def benchmarks_figure(record: Path) -> go.Figure | None:
 
 
 def figures_of(store: Store) -> Iterator[tuple[str, go.Figure]]:
-    """Yield the figures for which a run has the tables, each with its name."""
+    """Yield the figures for which a run has the tables, each with its name.
+
+    A figure that finds no number in them is left out, and it is said why. Tables that a module
+    names in `ALSO` come after the others, and are empty where they are missing.
+    """
     found = {table for cell in store.cells() for table in cell["tables"]}
     for name in FIGURES:
         module = import_module(f"figures.{name}")
-        if found.issuperset(module.TABLES):
-            yield name, module.figure(*(store.rows(table) for table in module.TABLES))
+        if not found.issuperset(module.TABLES):
+            continue
+        tables = (*module.TABLES, *getattr(module, "ALSO", ()))
+        try:
+            drawn = module.figure(*(store.rows(t) if t in found else [] for t in tables))
+        except NothingToDraw as error:
+            print(f"No figure {name} of {store.folder}: {error}.", file=sys.stderr)
+            continue
+        yield name, drawn
 
 
 # ---------------------------------------------------------------- files

@@ -20,18 +20,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.claims import costs, engines, interventions, sweeps, thinking
+from experiments.claims import (
+    costs,
+    engines,
+    interventions,
+    steering_cost,
+    sweeps,
+    thinking,
+    true_thinking,
+)
 from experiments.claims.core import Claim, Measured
 from interp.errors import InputError, nearest
 
 CLAIMS = {
     claim.name: claim
-    for part in (engines, thinking, interventions, costs, sweeps)
+    for part in (engines, thinking, true_thinking, steering_cost, interventions, costs, sweeps)
     for claim in part.CLAIMS
 }
 CHEAP = (
     "engines-agree", "positions", "no-leaks", "planted-circuit", "gqa",
-    "tts-planted", "resume-after-kill",
+    "tts-planted", "resume-after-kill", "thinker-auc", "thinker-ignored",
 )  # fmt: skip
 """Claims measured in the tests too."""
 

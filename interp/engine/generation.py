@@ -169,7 +169,7 @@ class Writer:
         self.done = [False] * n
         self.logits: list[Tensor] = []
         self._tokenizer, self._stop = model.tokenizer, stop
-        self._end = _end_tokens(model)
+        self._end = end_tokens(model)
         self._pad = tokens.pad_token(model.tokenizer, model.hf.config)
         self._temperature, self._top_p = temperature, top_p
         self._streams = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in range(n)]
@@ -213,7 +213,8 @@ class Writer:
         return int(torch.multinomial(chances, 1, generator=stream))
 
 
-def _end_tokens(model: Model) -> set[int]:
+def end_tokens(model: Model) -> set[int]:
+    """The token ids that end a text: those that the model's settings or its tokenizer name."""
     ends: set[int] = set()
     for holder in (model.hf.generation_config, model.hf.config, model.tokenizer):
         value = getattr(holder, "eos_token_id", None)

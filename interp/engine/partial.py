@@ -34,7 +34,7 @@ class Base:
     resid: tuple[Float[Tensor, "batch pos d_model"], ...]
     """What enters each block, and last what leaves the final one."""
     attention: tuple[Float[Tensor, "batch pos d_model"], ...]
-    """What each attention module returns."""
+    """What each attention module returns; like `projections` empty where it was not kept."""
     projections: tuple[Mapping[str, Float[Tensor, "batch pos width"]], ...]
     """For each layer what its modules `attn.qkv`, or `attn.q`, `attn.k` and `attn.v`, return."""
     keys: tuple[Float[Tensor, "batch kv_head pos d_head"], ...]
@@ -66,15 +66,23 @@ def base_run(model: Model, inputs: Inputs, read: Int[Tensor, "batch read"] | Non
 
 @torch.no_grad()
 def base_pass(
-    model: Model, batch: Batch, mask: Any, cache: Any, columns: Int[Tensor, " kept"] | None
+    model: Model,
+    batch: Batch,
+    mask: Any,
+    cache: Any,
+    columns: Int[Tensor, " kept"] | None,
+    *,
+    inside: bool = True,
 ) -> Base:
     """One forward pass of new columns behind a cache, kept; logits at `columns` where given.
 
-    `mask` is an attention mask in any form that the model takes. The cache is extended.
+    `mask` is an attention mask in any form that the model takes. The cache is extended. Without
+    `inside` only what runs need that start before a block is kept, less than half the memory.
     """
     blocks, width = model.book.blocks, batch.ids.shape[1]
-    projections = [{name: block[name] for name in PROJECTIONS & block.keys()} for block in blocks]
-    watched = [blocks[0][""], *(block["attn"] for block in blocks)]
+    within = blocks if inside else []
+    projections = [{name: block[name] for name in PROJECTIONS & block.keys()} for block in within]
+    watched = [blocks[0][""], blocks[0]["attn"], *(block["attn"] for block in within[1:])]
     watched += [path for several in projections for path in several.values()]
     streams = [Site("resid_pre", layer) for layer in range(len(blocks))]
     streams.append(Site("resid_post", len(blocks) - 1))
@@ -92,7 +100,7 @@ def base_pass(
     return Base(
         batch,
         tuple(resid[site] for site in streams),
-        tuple(_first(seen[block["attn"]]) for block in blocks),
+        tuple(_first(seen[block["attn"]]) for block in within),
         tuple({name: _first(seen[path]) for name, path in each.items()} for each in projections),
         tuple(layer.keys[:, :, -width:] for layer in cache.layers),
         tuple(layer.values[:, :, -width:] for layer in cache.layers),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import interp.results as results
 from interp.engine.model import Model
 from interp.models.weights import tokenizer_hash, weights_hash
-from interp.results import report
+from interp.results import report, report_thinking
 from interp.results.manifest import replace_file
 
 PACKAGE = Path(__file__).parents[1]
@@ -81,13 +81,94 @@ def rows(store: results.Store, table: str) -> list[dict[str, Any]]:
     return store.rows(table) if table in table_names(store) else []
 
 
+PARTS = ("direction", "steer-test", "prune", "compare")
+"""What is built on a run of `interp tts`: each is a run in a folder of that name inside it."""
+
+
 def write_report(store: results.Store) -> Path:
-    """Write `report.html` into the folder of a run, from its records alone."""
-    tables = {name: store.rows(name) for name in table_names(store) if name in report.TABLES}
-    html = report.render(asdict(store.manifest), tables)
+    """Write `report.html` into the folder of a run, from its records and those of its parts alone.
+
+    Where the run is itself a part of another, the page of that one is written again too, so that
+    one page shows everything.
+    """
+    whole = _whole(store)
+    if whole is not None:
+        _write_page(whole)
+    return _write_page(store)
+
+
+def _write_page(store: results.Store) -> Path:
+    parts = parts_of(store)
+    tables = {
+        name: each.store.rows(name)
+        for each in (_Part("", store, False), *parts)
+        for name in table_names(each.store)
+        if name in report.TABLES
+    }
+    own = [_Part(store.folder.name, store, False)] if store.manifest.notes else []
+    tables[report_thinking.PARTS] = [each.row() for each in (*own, *parts)]
+    about = asdict(store.manifest)
+    if parts:
+        about["parts"] = {each.name: _made(each.store) for each in parts}
     path = store.folder / "report.html"
-    replace_file(path, html.encode())
+    replace_file(path, report.render(about, tables).encode())
     return path
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Something built on a run."""
+
+    name: str
+    store: results.Store
+    stale: bool
+    """Whether the run has other rows now."""
+
+    def row(self) -> dict[str, Any]:
+        """What the report says of its sets, and its warnings."""
+        notes = self.store.manifest.notes
+        names = ("true_from", "decorative_to", "n_true", "n_decorative")
+        told: Any = notes.get("warnings", ())
+        warnings = [*told]
+        if self.stale:
+            warnings.append(
+                f"The run has other rows now than when {self.name} was made from it: make it again "
+                "in a new folder."
+            )
+        return {"part": self.name, **{n: notes.get(n) for n in names}, "warnings": warnings}
+
+
+def parts_of(store: results.Store) -> list[_Part]:
+    """The parts of a run that lie inside its folder and were made from its settings."""
+    found = []
+    for name in PARTS:
+        if (store.folder / name / "manifest.json").is_file():
+            part = results.Store.open(store.folder / name)
+            data = part.manifest.data
+            if data.get("run") == store.manifest.settings_hash:
+                found.append(_Part(name, part, data.get("cells") != rows_hash(store)))
+    return found
+
+
+def rows_hash(store: results.Store) -> str:
+    """What tells the rows of a run from those that it had before."""
+    return results.cell_key({"keys": sorted(store.keys())})
+
+
+def _whole(store: results.Store) -> results.Store | None:
+    """The run that a store is a part of, where it lies inside its folder."""
+    folder = store.folder.absolute().parent
+    if store.folder.name not in PARTS or not (folder / "manifest.json").is_file():
+        return None
+    whole = results.Store.open(folder)
+    same = whole.manifest.settings_hash == store.manifest.data.get("run")
+    return whole if same else None
+
+
+def _made(part: results.Store) -> dict[str, object]:
+    """How a part was made."""
+    about = part.manifest
+    return {"command": about.command, "settings": about.settings, "created": about.created}
 
 
 @contextmanager

@@ -199,6 +199,7 @@ def compare(
                 bars.advance(task)
         if "receivers" in settings.measures:
             _cell(store, order, "all", "receivers", lambda: _receivers(loaded, run))
+    runs.finish(store, order)  # rows come back in this order
     table, means = _summary(store, order, run.chains)
     runs.finish(store, order)
     runs.write_report(store)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 
 import interp.results as results
-from interp.directions import Direction, save_all
+from interp.directions import Direction, load_all, save_all
 from interp.engine.model import Model
-from interp.errors import InputError
+from interp.errors import InputError, StoreError
 from interp.jobs import runs, tts_runs
 from interp.models.weights import weights_hash
 from interp.thinking import direction
@@ -22,7 +22,7 @@ from interp.thinking.scored import ScoredChain
 from interp.thinking.sets import Sets, choose_sets
 
 FILES = ("direction.safetensors", "shuffled.safetensors", "random.safetensors")
-"""The direction, the directions of shuffled labels, and the random ones, both at its norms."""
+"""The direction, those of shuffled labels at their own lengths, and random ones at its norms."""
 FEWEST_RANDOM = 20
 
 
@@ -41,6 +41,16 @@ class SetSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        low, floor, high = self.decorative_to, self.lowest, self.true_from
+        if not 0 <= low < min(floor, high) or high > 1:
+            raise InputError(
+                f"--decorative-to {low:g}, --lowest {floor:g}, --true-from {high:g}: scores lie "
+                "between 0 and 1, and the first must be below both others."
+            )
+        for name, least in (("per_problem", 1), ("most", 2)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} {getattr(self, name)}: give at least {least}.")
         if self.random < FEWEST_RANDOM:
             raise InputError(
                 f"--random {self.random}: a direction stands beside at least {FEWEST_RANDOM} "
@@ -69,13 +79,12 @@ class SetSettings:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A direction at every site, and its controls at its norms."""
+    """A direction at every site, and its controls; the random ones have its norms."""
 
     sets: Sets
     directions: list[Direction]
     shuffled: list[list[Direction]]
-    own_norms: list[dict[str, float]]
-    """For each shuffle the lengths by site, before they were brought to the direction's."""
+    """At the lengths of their own."""
     random: list[list[Direction]]
 
 
@@ -100,8 +109,7 @@ def fitted(model: Model, scored: Sequence[ScoredChain], settings: SetSettings) -
     return Fitted(
         sets,
         found,
-        [direction.at_norms(each, found) for each in shuffles],
-        [{each.site: each.norm for each in shuffle} for shuffle in shuffles],
+        shuffles,
         direction.random_twins(found, range(settings.random)),
     )
 
@@ -114,6 +122,15 @@ def save(fit: Fitted, folder: Path) -> None:
         save_all(folder / name, group, fit.sets.notes())
 
 
+def read(folder: Path, model: Model) -> tuple[list[Direction], list[list[Direction]]] | None:
+    """Read back the direction and its shuffles, or None where a file is missing or damaged."""
+    try:
+        found, shuffled, _ = (load_all(folder / name, model)[0] for name in FILES)
+    except StoreError:
+        return None
+    return found, [list(group) for _, group in groupby(shuffled, key=lambda each: each.seed)]
+
+
 def tables(fit: Fitted) -> dict[str, list[dict[str, Any]]]:
     """The direction by site, and the steps that it is made from, as rows."""
     shuffles = [{each.site: each for each in shuffle} for shuffle in fit.shuffled]
@@ -121,13 +138,12 @@ def tables(fit: Fitted) -> dict[str, list[dict[str, Any]]]:
     for place, each in enumerate(fit.directions):
         there = [shuffle[each.site] for shuffle in shuffles if each.site in shuffle]
         after = fit.directions[place + 1] if place + 1 < len(fit.directions) else None
-        norms = [own[each.site] for own in fit.own_norms if each.site in own]
         rows.append(
             {
                 "site": each.site,
                 "norm": each.norm,
-                "shuffled_norm": fmean(norms) if norms else None,
-                "shuffled_cosine": fmean(_cosine(each, twin) for twin in there) if there else None,
+                "shuffled_norm": fmean(twin.norm for twin in there) if there else None,
+                "shuffled_cosine": _size(_cosine(each, twin) for twin in there),
                 "next_cosine": _cosine(each, after) if after else None,
             }
         )
@@ -138,6 +154,12 @@ def tables(fit: Fitted) -> dict[str, list[dict[str, Any]]]:
     ]
     balance = [dict(row) for row in fit.sets.balance]
     return {"direction": rows, "direction_steps": steps, "direction_sets": balance}
+
+
+def _size(cosines: Iterable[float]) -> float | None:
+    """The mean size: shuffles point either way."""
+    sizes = [abs(cosine) for cosine in cosines]
+    return fmean(sizes) if sizes else None
 
 
 def _cosine(one: Direction, other: Direction) -> float:
@@ -161,13 +183,13 @@ def find(
     store = tts_runs.begin(run, loaded, "direction", out, asdict(settings))
     identity = {"direction": "all", "settings": store.manifest.settings_hash, **run.identity}
     key = results.cell_key(identity)
-    if not (store.has(key) and all((store.folder / name).exists() for name in FILES)):
+    if not (store.has(key) and read(store.folder, loaded)):
         with console.status("reading the steps"):
             fit = fitted(loaded, run.chains, settings)
+        store.update_manifest(notes=fit.sets.notes())
         save(fit, store.folder)
         if not store.has(key):
             store.write(key, identity, tables(fit), {})
-        store.update_manifest(notes=fit.sets.notes())
     runs.finish(store, [key])
     runs.write_report(store)
     told: Any = store.manifest.notes.get("warnings", ())

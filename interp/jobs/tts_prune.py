@@ -33,6 +33,10 @@ class Settings:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        if self.random < 0:
+            raise InputError(
+                f"--random {self.random}: draw 0 or more random prunings, better {N_RANDOM}."
+            )
         prune.check(self.fractions, self.methods, self.random)
 
 
@@ -83,13 +87,15 @@ def study(
                 tables, spent = _cell(loaded, chain, run, settings)
                 store.write(key, identity, tables, spent)
             bars.advance(task)
+    runs.finish(store, order)  # rows come back in this order
     pruned = _read(store, run.chains)
     points = tuple(point.row() for point in prune.summarise(pruned))
     identity = {"summary": "curves", "settings": store.manifest.settings_hash}
-    key = results.cell_key(identity)
-    if points and not store.has(key):
-        store.write(key, identity, {"prune_curves": points}, {})
-    runs.finish(store, [*order, key])
+    if points:
+        order.append(results.cell_key(identity))
+        if not store.has(order[-1]):
+            store.write(order[-1], identity, {"prune_curves": points}, {})
+    runs.finish(store, order)
     chosen = [p for p in pruned if _is(p.pruning, export)]
     rows = prune.export_rows(chosen, run.chains, only_same=export.only_same)
     path = store.folder / EXPORT

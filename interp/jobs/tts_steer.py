@@ -23,6 +23,7 @@ from interp.errors import InputError
 from interp.jobs import runs, tts_direction, tts_runs
 from interp.jobs.tts_direction import SetSettings
 from interp.thinking import checks
+from interp.thinking.direction import at_norms
 from interp.thinking.rules import Rules
 from interp.thinking.scored import ScoredChain
 from interp.thinking.steer_arms import Arm, all_arms, direction_arm, layer_of, no_arm, random_arms
@@ -132,7 +133,7 @@ class _Job:
     @property
     def identity(self) -> Identity:
         """What every cell depends on."""
-        return {"settings": self.store.manifest.settings_hash, **self.run.identity}
+        return _identity(self.store, self.run)
 
     def cell(self, identity: Identity, make: Callable[[], Tables]) -> Tables:
         """Return the tables of a cell, made now if it is not there."""
@@ -140,8 +141,16 @@ class _Job:
         self.order.append(key)
         if not self.store.has(key):
             self.store.write(key, identity, {n: rows for n, rows in make().items() if rows}, {})
-        cell = self.store.read(key)
-        return {name: cell.table(name).to_pylist() for name in cell.about["tables"]}
+        return _tables(self.store, key)
+
+
+def _identity(store: results.Store, run: tts_runs.ScoredRun) -> Identity:
+    return {"settings": store.manifest.settings_hash, **run.identity}
+
+
+def _tables(store: results.Store, key: str) -> Tables:
+    cell = store.read(key)
+    return {name: cell.table(name).to_pylist() for name in cell.about["tables"]}
 
 
 def test(
@@ -162,14 +171,24 @@ def test(
             problems. The problems that a given direction was made from become selection problems.
     """
     run = tts_runs.open_run(folder)
+    where = tts_runs.folder_of(run, "steer-test", out)
+    require_problems(run, settings, direction)
     loaded = tts_runs.load_model(run, model, dtype=dtype, device=device)
     require_rows(loaded, settings.layers)
     given = None if direction is None else load_all(direction, loaded)
+    if given is not None:
+        kept(given[0], settings.layers)
+        require_fresh({chain.id for chain in run.chains}, problems_of(given[1]))
     about = {**asdict(settings), "direction": direction and results.file_hash(direction)}
-    store = tts_runs.begin(run, loaded, "steer-test", out, about)
+
+    def begin() -> results.Store:
+        return tts_runs.begin(run, loaded, "steer-test", where, about)
+
+    before = begin() if (where / "manifest.json").exists() else None
     with runs.progress(console) as bars:
-        job = _prepared(loaded, run, store, settings, given, bars)
-        trials = _main_trials(job)
+        made = _prepared(loaded, run, before, settings, given, bars)
+        job = _begun(loaded, run, before or begin(), settings, made, bars)
+        store, trials = job.store, _main_trials(job)
         found = summarise(trials, job.split, seed=settings.sets.seed)
         _write_summary(job, found)
         if settings.bins:
@@ -184,15 +203,73 @@ def test(
     return Outcome(store, rows, len(job.items.marked), (*told, *warnings))
 
 
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What there is before the first trial."""
+
+    items: Items
+    split: Mapping[str, Split]
+    directions: list[Direction]
+    shuffled: list[list[Direction]]
+    fit: tts_direction.Fitted | None
+    """What the directions come from, where they were fitted just now."""
+
+
 def _prepared(
+    model: Model,
+    run: tts_runs.ScoredRun,
+    store: results.Store | None,
+    settings: Settings,
+    given: tuple[list[Direction], dict[str, Any]] | None,
+    bars: Progress,
+) -> _Prepared:
+    """Make the items, split the problems, and fit the direction or take the given one.
+
+    Nothing is written, so what is refused leaves nothing behind; what a run that was begun before
+    holds is read.
+    """
+    items = _read_items(store, run) if store else None
+    items = items or _made_items(model, run, settings, bars)
+    seen = set() if given is None else problems_of(given[1])
+    split = split_without(items.all, seen, settings)
+    if given is not None:
+        return _Prepared(items, split, kept(given[0], settings.layers), [], None)
+    held = tts_direction.read(store.folder, model) if store else None
+    fit = None
+    if held is None:
+        select = [chain for chain in run.chains if split.get(chain.id) != "test"]
+        fit = tts_direction.fitted(model, select, settings.sets)
+        held = fit.directions, fit.shuffled
+    found = kept(held[0], settings.layers)
+    there = {each.site for each in found}
+    shuffled = [[each for each in twin if each.site in there] for twin in held[1]]
+    shuffled = [twin for twin in shuffled if twin]
+    return _Prepared(items, split, found, shuffled, fit)
+
+
+def _begun(
     model: Model,
     run: tts_runs.ScoredRun,
     store: results.Store,
     settings: Settings,
-    given: tuple[list[Direction], dict[str, Any]] | None,
+    made: _Prepared,
     bars: Progress,
 ) -> _Job:
-    """Make the items, split the problems, and fit the direction or take the given one."""
+    """Keep what was prepared."""
+    if made.fit is not None:
+        store.update_manifest(notes=made.fit.sets.notes())
+        tts_direction.save(made.fit, store.folder)
+    job = _Job(
+        model, run, store, settings, made.items, made.split, made.directions, made.shuffled, bars
+    )
+    marked = [{**mark, "status": "marked"} for mark in made.items.marked]
+    texts = [_listed(asdict(item)) for item in made.items.all]
+    tables = {"steer_items": made.items.rows(), "steer_texts": texts, "steer_marked": marked}
+    job.cell({"items": "all", **job.identity}, lambda: tables)
+    return job
+
+
+def _made_items(model: Model, run: tts_runs.ScoredRun, settings: Settings, bars: Progress) -> Items:
     task = bars.add_task("answers to perturbed steps", total=None)
     items = make_items(
         model,
@@ -205,19 +282,57 @@ def _prepared(
         progress=lambda done, total: bars.update(task, completed=done, total=total),
     )
     bars.remove_task(task)
-    seen = set() if given is None else problems_of(given[1])
-    split = split_without(items.all, seen, settings)
-    job = _Job(model, run, store, settings, items, split, [], [], bars)
-    if given is None:
-        fit = tts_direction.fitted(model, job.select, settings.sets)
-        tts_direction.save(fit, store.folder)
-        store.update_manifest(notes=fit.sets.notes())
-        job.directions = kept(fit.directions, settings.layers)
-        there = {each.site for each in job.directions}
-        job.shuffled = [[each for each in twin if each.site in there] for twin in fit.shuffled]
-    else:
-        job.directions = kept(given[0], settings.layers)
-    return job
+    return items
+
+
+def _read_items(store: results.Store, run: tts_runs.ScoredRun) -> Items | None:
+    """The items of a run that was begun before, if it came so far."""
+    key = results.cell_key({"items": "all", **_identity(store, run)})
+    if not store.has(key):
+        return None
+    tables = _tables(store, key)
+    items = [_item(row) for row in tables["steer_texts"]]
+    engage, disengage = (
+        tuple(item for item in items if item.test == test) for test in ("engage", "disengage")
+    )
+    names = ("id", "step", "seed", "reason")
+    marked = [{name: row[name] for name in names} for row in tables.get("steer_marked", ())]
+    return Items(engage, disengage, tuple(marked))
+
+
+def require_problems(run: tts_runs.ScoredRun, settings: Settings, direction: Path | None) -> None:
+    """Refuse what can have no result, before a model is loaded.
+
+    Raises:
+        InputError: fewer than 2 chains, chains that give no direction, or no file of one.
+    """
+    n = len(run.chains)
+    if n < 2:
+        raise InputError(
+            f"{run.store.folder} holds {n} scored chain, and the layer is chosen on other problems "
+            "than it is reported on: score at least 2 problems, better 40."
+        )
+    if direction is None:
+        settings.sets.sets(run.chains)
+    elif not direction.is_file():
+        raise InputError(
+            f"There is no file {direction}: give the direction.safetensors that `interp tts "
+            "direction` wrote."
+        )
+
+
+def require_fresh(problems: set[str], seen: set[str]) -> None:
+    """Refuse a direction that was made from every problem.
+
+    Raises:
+        InputError: none is left to test it on.
+    """
+    if problems <= seen:
+        raise InputError(
+            f"The direction was made from all {len(problems)} problems that could have items, so "
+            "none is left to test it on: give one of another run, or leave --direction out to have "
+            "it fitted on the selection problems."
+        )
 
 
 def require_rows(model: Model, layers: Sequence[int]) -> None:
@@ -265,13 +380,8 @@ def split_without(items: Sequence[Item], seen: set[str], settings: Settings) -> 
         InputError: fewer than 2 problems, or the direction has seen all of them.
     """
     fresh = [item for item in items if item.problem not in seen]
-    if seen and not fresh:
-        n = len({item.problem for item in items})
-        raise InputError(
-            f"The direction was made from all {n} problems that have items, so none is left to "
-            "test it on: give one of another run, or leave --direction out to have it fitted on "
-            "the selection problems."
-        )
+    if items:
+        require_fresh({item.problem for item in items}, seen)
     if len({item.problem for item in fresh}) == 1 and len(fresh) < len(items):
         dealt: dict[str, Split] = {fresh[0].problem: "test"}
     else:
@@ -283,7 +393,7 @@ def _main_trials(job: _Job) -> list[Trial]:
     """Every arm at every layer, or the random ones at the direction's chosen layer alone."""
     n_random, every = job.settings.sets.random, job.settings.random_layers == "all"
     arms = all_arms(job.model, job.directions, job.shuffled, n_random=n_random if every else 0)
-    arms = at_layers(arms, job.settings.layers)
+    arms = at_layers([*arms[:-1], *stretched(job), arms[-1]], job.settings.layers)
     if every:
         return job.trials("steering", job.items.all, arms)
     trials = job.trials("steering", job.items.all, arms[:-1])
@@ -296,6 +406,18 @@ def _main_trials(job: _Job) -> list[Trial]:
             layer = choose_layer(mine, job.split)
             trials += job.trials(f"random, {name}", held, twins, layers=[layer])
     return trials
+
+
+def stretched(job: _Job) -> list[Arm]:
+    """The shuffled directions at the lengths of the direction: arms of their own.
+
+    A shuffle leaves a part of the direction, of either sign, in what it gives, and little else
+    where the sets lie far apart: stretched, some are the direction itself.
+    """
+    return [
+        direction_arm(job.model, at_norms(each, job.directions), "shuffled_stretched", twin=place)
+        for place, each in enumerate(job.shuffled)
+    ]
 
 
 def at_layers(arms: Sequence[Arm], layers: Sequence[int]) -> list[Arm]:
@@ -313,15 +435,12 @@ def at_layers(arms: Sequence[Arm], layers: Sequence[int]) -> list[Arm]:
 
 
 def _write_summary(job: _Job, found: Sequence[ArmResult]) -> None:
-    marked = [{**mark, "status": "marked"} for mark in job.items.marked]
     split = [{"id": name, "split": where} for name, where in job.split.items()]
     job.cell(
         {"summary": "steering", **job.identity},
         lambda: {
             "steer_results": [result.row() for result in found],
             "steer_curves": curve_rows(found),
-            "steer_items": job.items.rows(),
-            "steer_marked": marked,
             "steer_split": split,
         },
     )
@@ -404,3 +523,13 @@ def restored_by_layer(trials: Iterable[Trial]) -> list[dict[str, Any]]:
 def _trial(row: Mapping[str, Any]) -> Trial:
     known: dict[str, Any] = {each.name: row.get(each.name) for each in fields(Trial)}
     return Trial(**known)
+
+
+def _listed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in row.items()}
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    known: dict[str, Any] = {each.name: row.get(each.name) for each in fields(Item)}
+    known |= {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    return Item(**known)

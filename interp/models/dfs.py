@@ -1,21 +1,22 @@
 """Path-finding by depth-first search, written as text: the subject of the Failed-Step Fraction.
 
 A problem is a directed tree of `N_NODES` letters, its edges in random order, a start (the root)
-and a goal (a leaf). The trace visits children in random order; at a dead end it writes `backtrack`
-and the parent that it returns to, and goes on from there. Once the goal is reached it writes
-`answer` and the way from start to goal:
+and a goal (a leaf): how many moves lead from start to goal? The trace visits children in random
+order; at a dead end it writes `backtrack` and the parent that it returns to, and goes on from
+there. Once the goal is reached it writes `answer` and the number of moves on the way that stands:
 
-    prompt  A> B C> E A> C from A to E :
-    trace    A B backtrack A C E answer A C E
+    prompt  A>B C>E A>C from A to E :
+    trace    A B backtrack A C E answer 2
 
-An edge is one token, so are a letter and a word. Every visited node is a step; a step that the
-search has left by `backtrack` has failed, and whether it did is known exactly, without a judge. In
-the trace above one step of four failed. The answer is right if it leads along edges of the problem
-from start to goal, whatever was written before it.
+An edge is one token, so are a letter, a number and a word. Every visited node is a step; a step
+that the search has left by `backtrack` has failed, and whether it did is known exactly, without a
+judge. In the trace above one step of four failed. The answer is right if the number is, whatever
+was written before it.
 
-The next letter of the answer is what stands after the *last* mention of the letter before it. Each
-failed branch under a node adds a mention that must not be followed, but also says which child to
-leave out: whether failed branches hurt or help a model is a question for measurement.
+Why failed branches could hurt: the number counts the steps that did *not* fail, so it must be read
+off the trace, where every failed step stands as a step too and must be told apart. A trace that
+never fails is counted at a glance. A failed branch would tell which way not to go, but hardly how
+deep the goal lies. So much is the task; whether failed branches hurt a model is measured.
 
 Source of the statistic: Feng et al. 2025, arXiv:2509.19284; the subject is our own.
 """
@@ -26,21 +27,21 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, permutations
+from itertools import permutations
 
 from transformers import PreTrainedTokenizerFast
 
 from interp.errors import InputError
 from interp.models.tiny import piece_tokenizer
 
-LETTERS = "ABCDEFGHIJKLMNOP"
+LETTERS = "ABCDEFGHIJKLMN"
 """Names of nodes; a problem uses `N_NODES` of them."""
-N_NODES = 14
+N_NODES = 12
 """Nodes of a tree."""
 REACH = 4
 """A node's parent is one of the `REACH` nodes drawn before it, so that trees are deep enough."""
 MOST_CHILDREN = 3
-N_CTX = 112
+N_CTX = 80
 """Longest text in tokens, prompt and trace together; a trace of the oracle always fits."""
 
 BACKTRACK, ANSWER = "backtrack", "answer"
@@ -80,6 +81,11 @@ class PathProblem:
             way.append(parent[way[-1]])
         return tuple(reversed(way))
 
+    @property
+    def moves(self) -> int:
+        """How many moves lead from start to goal: the answer."""
+        return len(self.path) - 1
+
 
 @dataclass(frozen=True)
 class Search:
@@ -101,18 +107,18 @@ class Replay:
 
     n_steps: int
     n_failed: int
-    answer: tuple[str, ...] | None
-    """The letters after `answer`; None if the trace never says it."""
+    answer: str | None
+    """What stands after `answer`; None if the trace never says it."""
     correct: bool
     flaws: tuple[str, ...]
     """What the search did against its rules, one sentence each; a right answer may come of it."""
-    broken: bool
-    """Whether it returns to a node that it is not below, so that its failed steps are unknown."""
+    strays: int = 0
+    """Returns to a node that the search is not below; they are skipped."""
 
     @property
     def fsf(self) -> float | None:
-        """The Failed-Step Fraction; None if the trace is broken or has no steps."""
-        return None if self.broken or not self.n_steps else self.n_failed / self.n_steps
+        """The Failed-Step Fraction; None if the trace has no steps."""
+        return self.n_failed / self.n_steps if self.n_steps else None
 
 
 def problems(n: int, *, seed: int = 0) -> list[PathProblem]:
@@ -123,7 +129,7 @@ def problems(n: int, *, seed: int = 0) -> list[PathProblem]:
 
     >>> problem = problems(1)[0]
     >>> len(problem.edges), problem.path[0] == problem.start, problem.path[-1] == problem.goal
-    (13, True, True)
+    (11, True, True)
     """
     if n < 1:
         raise InputError(f"n={n}: draw at least one problem.")
@@ -149,14 +155,14 @@ def oracle(problem: PathProblem, *, seed: int = 0) -> Search:
 
     >>> tree = PathProblem("x", (("A", "B"), ("C", "E"), ("A", "C")), "A", "E")
     >>> [oracle(tree, seed=seed).text for seed in (1, 0)]
-    [' A C E answer A C E', ' A B backtrack A C E answer A C E']
+    [' A C E answer 2', ' A B backtrack A C E answer 2']
     >>> oracle(tree, seed=0).fsf
     0.25
     """
     rng = random.Random(f"oracle {problem.id} {seed}")
     words: list[str] = []
     n_steps, n_failed, _ = _visit(problem, problem.start, rng, words)
-    words += [ANSWER, *problem.path]
+    words += [ANSWER, str(problem.moves)]
     return Search("".join(f" {word}" for word in words), n_steps, n_failed)
 
 
@@ -185,16 +191,16 @@ def replay(problem: PathProblem, text: str) -> Replay:
     Steps that failed are those that are not on the way when the search stops.
 
     >>> tree = PathProblem("x", (("A", "B"), ("C", "E"), ("A", "C")), "A", "E")
-    >>> replay(tree, " A B backtrack A E answer A C E")
+    >>> replay(tree, " A B backtrack A E answer 2")
     ... # doctest: +NORMALIZE_WHITESPACE
-    Replay(n_steps=3, n_failed=1, answer=('A', 'C', 'E'), correct=True,
-        flaws=('There is no edge A>E.',), broken=False)
+    Replay(n_steps=3, n_failed=1, answer='2', correct=True,
+        flaws=('There is no edge A>E.',), strays=0)
     """
     words = text.split()
     n_search = words.index(ANSWER) if ANSWER in words else len(words)
-    answer = tuple(words[n_search + 1 :]) if n_search < len(words) else None
+    answer = " ".join(words[n_search + 1 :]) if n_search < len(words) else None
     way: list[str] = []
-    n_steps, flaws, broken = 0, [], False
+    n_steps, n_strays, flaws = 0, 0, []
     for back, word in _moves(words[:n_search]):
         if not back:
             flaws += _flaws_of_step(problem, way, word)
@@ -205,18 +211,9 @@ def replay(problem: PathProblem, text: str) -> Replay:
             del way[len(way) - way[::-1].index(word, 1) :]
         else:
             flaws.append(f"The search is not below {word!r}, so it cannot return there.")
-            broken = True
-            break
-    return Replay(
-        n_steps, n_steps - len(way), answer, is_path(problem, answer or ()), tuple(flaws), broken
-    )
-
-
-def is_path(problem: PathProblem, letters: Sequence[str]) -> bool:
-    """Whether letters lead along edges from start to goal."""
-    if not letters or (letters[0], letters[-1]) != (problem.start, problem.goal):
-        return False
-    return set(pairwise(letters)) <= set(problem.edges)
+            n_strays += 1
+    right = answer == str(problem.moves)
+    return Replay(n_steps, n_steps - len(way), answer, right, tuple(flaws), n_strays)
 
 
 def _moves(words: Sequence[str]) -> Iterator[tuple[bool, str]]:
@@ -244,5 +241,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
     ['<bos>', 'ĠA>B', 'Ġfrom', 'ĠA', 'Ġto', 'ĠB', 'Ġ:']
     """
     edges = [f"{parent}>{child}" for parent, child in permutations(LETTERS, 2)]
-    words = [*LETTERS, *edges, "from", "to", ":", BACKTRACK, ANSWER]
+    numbers = map(str, range(1, N_NODES))
+    words = [*LETTERS, *edges, *numbers, "from", "to", ":", BACKTRACK, ANSWER]
     return piece_tokenizer([f" {word}" for word in words], pattern=r" ?\S+|\s", n_ctx=N_CTX)

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from interp.results import report_causal as causal
 from interp.results import report_html as page
+from interp.results import report_thinking as thinking
 from interp.results.report_charts import Spec, histogram, legs_chart, position_chart
 from interp.results.report_stats import (
     Finding,
@@ -24,8 +25,12 @@ from interp.results.report_stats import (
     scored_rows,
     summaries,
 )
+from interp.results.report_tables import note, table
+from interp.results.step_profiles import two_leg_table
+from interp.results.thinking_findings import legs_finding, shares
 
-TABLES = ("chains", "steps", "patch", "paths", "edges", "faithfulness", "doses")
+CAUSAL = ("patch", "paths", "edges", "faithfulness", "doses")
+TABLES = ("chains", "steps", *CAUSAL, *thinking.TABLES)
 """The tables that a report draws; others are read with `interp results`."""
 
 TITLES = {
@@ -37,6 +42,7 @@ TITLES = {
     "paths": "Path patching",
     "circuit": "Circuit",
     "steering": "Steering",
+    **thinking.TITLES,
     "manifest": "How to make this again",
 }
 """Sections by their anchors."""
@@ -45,7 +51,9 @@ TITLES = {
 def render(manifest: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> str:
     """Return the report as one HTML page; the same rows give the same bytes.
 
-    `tables` holds rows by the names in `TABLES`; a table that is missing or empty has no section.
+    `tables` holds rows by the names in `TABLES`, those of a run's parts among them; a table that is
+    missing or empty has no section. One more, `report_thinking.PARTS`, has a row for each part:
+    what is known of its sets.
     Problems that are marked instead of scored are listed with their reasons.
 
     Raises:
@@ -57,7 +65,7 @@ def render(manifest: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> 
     merged = merge_seeds(rows)
     sections, charts = [], {}
     if merged:
-        sections += [_summary_section(rows), _chart_section()]
+        sections += [_summary_section(rows), _chart_section(rows)]
         charts |= {
             "scores": histogram(merged),
             "places": position_chart(merged),
@@ -66,7 +74,7 @@ def render(manifest: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> 
     if chains:
         sections += [_chain_section(chains, merged), _section("marked", page.marked_list(chains))]
     found = findings(rows)
-    for name, part in _causal(tables).items():
+    for name, part in (_causal(tables) | thinking.sections(tables)).items():
         sections.append(_section(name, part.body))
         charts |= part.charts
         found += part.findings[:HEADLINES]
@@ -82,7 +90,7 @@ HEADLINES = 3
 
 def _causal(tables: Mapping[str, Sequence[Row]]) -> dict[str, causal.Section]:
     """The sections about interventions that have rows, by their anchors."""
-    patch, paths, edges, curve, doses = (tables.get(name, ()) for name in TABLES[2:])
+    patch, paths, edges, curve, doses = (tables.get(name, ()) for name in CAUSAL)
     sections = {
         "patching": causal.patch_section(patch) if patch else None,
         "paths": causal.path_section(paths) if paths else None,
@@ -128,7 +136,7 @@ def _summary_section(rows: Sequence[Row]) -> str:
     return _section("summary", f'<p class="note">{note}</p>{page.summary_table(lines)}')
 
 
-def _chart_section() -> str:
+def _chart_section(rows: Sequence[Row]) -> str:
     charts = [
         page.chart(
             "scores",
@@ -144,7 +152,20 @@ def _chart_section() -> str:
             "it hurts.",
         ),
     ]
-    return _section("figures", f'<div class="charts">{"".join(charts)}</div>')
+    return _section("figures", f'<div class="charts">{"".join(charts)}</div>{_legs_block(rows)}')
+
+
+def _legs_block(rows: Sequence[Row]) -> str:
+    """The two-leg table: what a test of one leg alone misses."""
+    lines = two_leg_table(rows)
+    found = legs_finding(lines)
+    shown = {row["name"]: shares(row, "estimate", "low", "high") for row in lines}
+    body = [
+        ("Necessity high", shown["nec only"], shown["both"]),
+        ("Necessity low", shown["neither"], shown["suf only"]),
+    ]
+    told = f"<h3>{page.esc(found.title)}</h3>{note(found.detail)}"
+    return told + table(("", "Sufficiency low", "Sufficiency high"), body)
 
 
 def _chain_section(chains: Sequence[Row], steps: Sequence[Step]) -> str:

@@ -23,6 +23,7 @@ Spec = dict[str, Any]
 
 INK, GRID, GREY, SILVER = "#1c2430", "#e4e7eb", "#6b7480", "#b4bbc4"
 BLUE, AMBER, VERMILION = "#2b7bba", "#e8a33d", "#c8500a"
+GREEN, PURPLE, BROWN = "#12876a", "#8a5aa8", "#8c5a3c"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 DIVERGING = [
     [0.0, "#b35806"],
@@ -63,6 +64,37 @@ def layout(x: Spec, y: Spec, *, height: int = 400, **more: Any) -> Spec:
 def axis_title(text: str) -> Spec:
     """Return the axis entry that writes a title."""
     return {"title": {"text": text, "font": {"size": 13}}}
+
+
+def beside(left: Spec, right: Spec, titles: tuple[str, str], *, split: float = 0.5) -> Spec:
+    """Return two charts as the panels of one, with one legend below both.
+
+    `split` is where the right one begins, as a share of the width. A name that both have stands in
+    the legend once.
+    """
+    gap = 0.075
+    names = {trace.get("name") for trace in left["data"]}
+    data = [*left["data"]]
+    for trace in right["data"]:
+        known = {"showlegend": False} if trace.get("name") in names else {}
+        data.append({**trace, **known, "xaxis": "x2", "yaxis": "y2"})
+    axes = {f"{axis}2": {**right["layout"][axis]} for axis in ("xaxis", "yaxis")}
+    axes["xaxis2"] |= {"domain": [split + gap, 1], "anchor": "y2"}
+    axes["yaxis2"] |= {"anchor": "x2"}
+    merged = {**left["layout"], **axes}
+    merged["xaxis"] = {**left["layout"]["xaxis"], "domain": [0, split - gap / 2]}
+    words = {"xref": "paper", "yref": "paper", "y": 1.02, "yanchor": "bottom", "xanchor": "left"}
+    words |= {"showarrow": False, "font": {"size": 14}}
+    starts = (0, split + gap)
+    heads = [{**words, "x": x, "text": text} for x, text in zip(starts, titles, strict=True)]
+    return {"data": data, "layout": {**merged, **LEGEND_BELOW, "annotations": heads}}
+
+
+LEGEND_BELOW: Spec = {
+    "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+    "margin": {"l": 56, "r": 16, "t": 48, "b": 120},
+}
+"""Layout entries that put the legend under the chart."""
 
 
 def histogram(steps: Sequence[Step]) -> Spec:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from types import MappingProxyType
+from typing import Literal
 
 from interp.errors import InputError, nearest
 from interp.thinking.steps import Step
@@ -67,6 +68,8 @@ class StepGraph:
     """
 
     nodes: tuple[StepNode, ...]
+    strays: int = 0
+    """Returns of the trace that led to no step above and were skipped."""
 
     def __post_init__(self) -> None:
         _check_ids(self.nodes)
@@ -141,6 +144,7 @@ def parse_trace(
     names_return: bool = True,
     end: str | None = "answer",
     steps: Sequence[Step] | None = None,
+    stray: Literal["refuse", "skip"] = "refuse",
 ) -> StepGraph:
     """Read the graph from a trace that says where it goes back.
 
@@ -155,18 +159,26 @@ def parse_trace(
         names_return: whether a name follows the mark; otherwise each mark goes back one step.
         end: the piece at which the search is over (None: the end of the text).
         steps: the pieces, such as sentences from `segment`; words if left out.
+        stray: what to do about a return to no step above the current one. `skip` takes it for
+            noise: the trace stays where it is, and the graph counts it in `strays`.
 
     >>> found = parse_trace(" A B backtrack A C D answer A C D")
     >>> [(node.id, node.parent, node.failed) for node in found.nodes]
     [('0:A', None, False), ('1:B', '0:A', True), ('2:C', '0:A', False), ('3:D', '2:C', False)]
     >>> failed_step_fraction(found), found.failed_branches[0]
     (0.25, Branch(steps=('1:B',), start=2, end=16))
+    >>> parse_trace("A B backtrack Z C", stray="skip").parents["2:C"]
+    '1:B'
 
     Raises:
-        InputError: no step, a mark that goes back to no step above, or one that lacks its name.
+        InputError: no step; unless strays are skipped, a mark that goes back to no step above, or
+            one that lacks its name.
     """
+    if stray not in ("refuse", "skip"):
+        raise InputError(f'There is no way {stray!r} with stray returns: say "refuse" or "skip".')
     nodes: list[StepNode] = []
     way: list[int] = []  # places in `nodes`, from the root to where the trace stands
+    strays = 0
     for piece, back in _moves(_pieces(text, steps, end), mark, names_return):
         if not back:
             parent = nodes[way[-1]].id if way else None
@@ -174,13 +186,19 @@ def parse_trace(
             way.append(len(nodes))
             nodes.append(StepNode(name, parent, start=piece.start, end=piece.end))
             continue
-        stay = _place_of_return(piece, [nodes[i].id for i in way], names_return)
+        above = [nodes[i].id.partition(":")[2] for i in way[:-1]]
+        stay = _place_of_return(piece, above, names_return)
+        if stay is None:
+            if stray == "refuse":
+                raise InputError(_why_stray(piece, above, mark, names_return))
+            strays += 1
+            continue
         for i in way[stay + 1 :]:
             nodes[i] = replace(nodes[i], failed=True, closed=piece.end)
         del way[stay + 1 :]
     if not nodes:
         raise InputError(f"The trace {text[:40]!r} has no step, so it has no graph: drop it.")
-    return StepGraph(tuple(nodes))
+    return StepGraph(tuple(nodes), strays)
 
 
 def _pieces(text: str, steps: Sequence[Step] | None, end: str | None) -> list[Step]:
@@ -192,37 +210,40 @@ def _pieces(text: str, steps: Sequence[Step] | None, end: str | None) -> list[St
 
 
 def _moves(pieces: Sequence[Step], mark: str, names_return: bool) -> Iterator[tuple[Step, bool]]:
-    """Yield (piece, whether it says where to go back to); a mark that names is left out."""
+    """Yield (piece, whether it says where to go back to); a mark that names is left out.
+
+    A mark that the trace ends with has no name and stands for itself: no step is called that.
+    """
     rest = iter(pieces)
     for piece in rest:
-        if piece.text.strip() != mark:
-            yield piece, False
-        elif not names_return:
-            yield piece, True
-        elif (name := next(rest, None)) is not None:
-            yield name, True
-        else:
-            raise InputError(
-                f"The trace ends with {mark!r} at character {piece.start} and names no step to go "
-                "back to: cut it off, or pass names_return=False."
-            )
+        back = piece.text.strip() == mark
+        yield (next(rest, piece) if back and names_return else piece), back
 
 
-def _place_of_return(piece: Step, way: Sequence[str], names_return: bool) -> int:
-    """Where on the way from the root the trace goes back to."""
-    name, above = piece.text.strip(), [step.partition(":")[2] for step in way[:-1]]
-    if not names_return and above:
-        return len(above) - 1
-    if names_return and name in above:
-        return len(above) - 1 - above[::-1].index(name)
+def _place_of_return(piece: Step, above: Sequence[str], names_return: bool) -> int | None:
+    """Which of the steps above, from the root, the trace goes back to; None if none."""
     if not names_return:
-        raise InputError(
+        return len(above) - 1 if above else None
+    name = piece.text.strip()
+    return len(above) - 1 - above[::-1].index(name) if name in above else None
+
+
+def _why_stray(piece: Step, above: Sequence[str], mark: str, names_return: bool) -> str:
+    name = piece.text.strip()
+    if not names_return:
+        return (
             f"At character {piece.start} the trace goes back from its first step, and nothing is "
-            "above it: drop the trace."
+            'above it: drop the trace, or pass stray="skip".'
         )
-    raise InputError(
+    if name == mark:
+        return (
+            f"At character {piece.start} {mark!r} names no step to go back to: cut it off, pass "
+            'names_return=False, or pass stray="skip".'
+        )
+    return (
         f"At character {piece.start} the trace goes back to {name!r}, which is not above the "
-        f"current step ({' '.join(above) or 'nothing'} is): drop the trace."
+        f"current step ({' '.join(above) or 'nothing'} is): drop the trace, or pass "
+        'stray="skip".'
     )
 
 

@@ -45,7 +45,7 @@ def runs(draw, arms=("direction",)):
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(runs(), st.data())
-def test_test_items_never_enter_the_choice_of_the_layer(trials, data):
+def test_check_13_test_items_never_enter_the_choice_of_the_layer(trials, data):
     changed = [
         outcome(trial, data.draw(OUTCOMES), data.draw(st.floats(-3, 3, width=16)))
         if SPLIT[trial.problem] == "test"

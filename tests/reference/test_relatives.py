@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from interp.engine.fingerprint import fingerprint
-from interp.engine.loading import load
 from interp.thinking.perturb import null_rewrite, perturb_step
 from interp.thinking.relatives.early import early_answering
 from interp.thinking.relatives.readout import Reader
@@ -17,6 +16,7 @@ from interp.thinking.relatives.whole import leave_one_out, whole_chain_gap
 from interp.thinking.rules import Rules
 from interp.thinking.score import Chain, Problem
 from interp.thinking.steps import segment
+from tests.strategies import tiny
 
 RULES = Rules()
 NAMES = ("tiny-gpt2", "tiny-llama", "tiny-gemma3", "tiny-neox")
@@ -131,7 +131,7 @@ def test_what_is_written_again_is_plain_greedy_decoding(name, tiny_model):
 
 def test_greedy_answers_are_those_of_plain_decoding():
     """On the planted model, which closes its answers: the greedy flag, drafts and decoding."""
-    model = load("planted-steps")
+    model = tiny("planted-steps")
     text = "We start with 17 apples. A lamp costs 65 coins. Then we add 27 pears."
     chain = Chain(
         Problem("p", "Fruit?"), model.chat("Fruit?"), text, tuple(segment(text)), "88", ""

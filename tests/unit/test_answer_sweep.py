@@ -7,8 +7,10 @@ import torch
 
 from interp.attention_edits import Knockout
 from interp.edits import Add, ZeroAblate
-from interp.engine import answer_sweep as module
-from interp.engine.answer_sweep import Ending, Forest, answer_sweep
+from interp.engine import answer_cells, answer_forest, answer_shared
+from interp.engine.answer_forest import Forest
+from interp.engine.answer_question import Ending
+from interp.engine.answer_sweep import answer_sweep
 from interp.engine.fingerprint import fingerprint
 from interp.engine.loading import load
 from interp.engine.masks import Masks
@@ -60,7 +62,7 @@ def test_the_model_that_ignores_its_chain_answers_the_same_under_any_cut():
 # ---------------------------------------------------------------- no-ops and where edits act
 
 
-def test_a_vector_of_zeros_changes_nothing_at_all():
+def test_check_12_a_vector_of_zeros_changes_nothing_at_all():
     zeros = [
         Add(f"{i}.resid_pre", vector=0 * VECTOR, positions=Each(((2,), (1, 2), (0,))))
         for i in range(3)
@@ -178,11 +180,44 @@ def test_a_forest_runs_a_shared_prefix_once_and_grows():
     assert forest.grow() is None
 
 
+@pytest.mark.parametrize(
+    ("sites", "inside"),
+    [(["1.resid_pre", "0.resid_post"], False), (["1.resid_pre", "1.mlp_out"], True)],
+)
+def test_what_lies_inside_blocks_is_kept_where_a_cell_starts_there(sites, inside, monkeypatch):
+    asked, plain = set(), answer_forest.base_pass
+
+    def spied(*args, **kwargs):
+        asked.add(kwargs["inside"])
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(answer_forest, "base_pass", spied)
+    cells = [Add(site, vector=VECTOR, positions=0) for site in sites]
+    answer_sweep(MODEL, PROMPTS, TARGETS, cells, max_new_tokens=2)
+    assert asked == {inside}
+
+
+def test_a_base_run_without_the_inside_of_blocks_holds_less_than_half():
+    """Numbers a token: 4 streams of 32, keys and values of 3 x 32; and 3 x (32 + 64) inside."""
+    whole, blocks = (Forest(MODEL, Masks(MODEL), inside=inside) for inside in (True, False))
+    for forest in (whole, blocks):
+        forest.tree.insert([5, 6, 7])
+        forest.grow()
+    assert whole.base is not None and blocks.base is not None
+    assert (whole.base.nbytes, blocks.base.nbytes) == (3 * 4 * 512, 3 * 4 * 224)
+    assert blocks.base.attention == blocks.base.projections == ()
+    for one, other in zip(whole.base.resid, blocks.base.resid, strict=True):
+        assert torch.equal(one, other)
+
+
 # ---------------------------------------------------------------- memory and errors
 
 
-@pytest.mark.parametrize("broken", ["base_pass", "ends_pass", "_write_on"])
-def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(broken, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "broken"),
+    [(answer_forest, "base_pass"), (answer_shared, "ends_pass"), (answer_cells, "_write_on")],
+)
+def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(module, broken, monkeypatch):
     cells = [Add(f"{i}.resid_pre", vector=VECTOR, positions=(0, 1)) for i in range(3)]
     sound = answer_sweep(MODEL, PROMPTS, TARGETS, cells, max_new_tokens=4)
     plain, failed = getattr(module, broken), []
@@ -204,7 +239,8 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(broken, monkeyp
 
 
 def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch):
-    monkeypatch.setattr(module, "ends_pass", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
+    broken = lambda *_: (_ for _ in ()).throw(RuntimeError("no"))  # noqa: E731
+    monkeypatch.setattr(answer_shared, "ends_pass", broken)
     with pytest.raises(RuntimeError, match=r"^no$"):
         answer_sweep(MODEL, PROMPTS, TARGETS, [ZeroAblate("1.attn_out")])
 

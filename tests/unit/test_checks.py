@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from interp.edits import Add
-from interp.engine.loading import load
 from interp.errors import InputError
 from interp.models.planted import directions
 from interp.thinking.checks import (
@@ -33,7 +32,7 @@ from interp.thinking.scored import ScoredChain
 from interp.thinking.steer_arms import Arm
 from interp.thinking.steer_test import steer
 from interp.thinking.steps import segment
-from tests.strategies import says
+from tests.strategies import says, tiny
 
 RULES = Rules()
 
@@ -51,7 +50,7 @@ WRONG = "We start with 17 apples. Next, y = 27. Wait, 47 were bad. Now take x = 
 
 @cache
 def scored(text: str, name: str = "p", gold: str | None = None) -> ScoredChain:
-    model = load("planted-steps")
+    model = tiny("planted-steps")
     problem = Problem(name, "What is the total?", text, gold)
     chain = prepare(model, problem, RULES)
     return ScoredChain(chain, tuple(score_chain(model, chain, RULES).steps))
@@ -59,7 +58,7 @@ def scored(text: str, name: str = "p", gold: str | None = None) -> ScoredChain:
 
 @cache
 def verdicts(text: str, **options):
-    return behaviour(load("planted-steps"), [scored(text)], RULES, **options)
+    return behaviour(tiny("planted-steps"), [scored(text)], RULES, **options)
 
 
 # ---------------------------------------------------------------- segments
@@ -184,14 +183,14 @@ def test_every_seed_is_a_test_of_its_own():
 def test_a_check_that_states_the_answer_and_a_wrong_chain_are_flagged():
     text = UNUSED.replace("57", "88")
     each = scored(text, "p", "12")
-    (test,) = behaviour(load("planted-steps"), [each], RULES).tests
+    (test,) = behaviour(tiny("planted-steps"), [each], RULES).tests
     assert (test.mentions_answer, test.correct) == (True, False)
     (plain,) = verdicts(UNUSED).tests
     assert (plain.mentions_answer, plain.correct) == (False, None)
 
 
 def test_a_check_with_no_number_before_it_is_marked_and_the_others_kept():
-    model, both = load("planted-steps"), [scored(FIRST, "a"), scored(UNUSED, "b")]
+    model, both = tiny("planted-steps"), [scored(FIRST, "a"), scored(UNUSED, "b")]
     seen = []
     found = behaviour(model, both, RULES, progress=lambda *at: seen.append(at))
     reason = "no number before the check that could be shifted"
@@ -215,7 +214,7 @@ def test_records_are_flat():
 
 
 def check_items(*texts: str):
-    model = load("planted-steps")
+    model = tiny("planted-steps")
     chains = [scored(text, f"p{i}") for i, text in enumerate(texts)]
     tests = behaviour(model, chains, RULES, longest=1).tests
     return make_check_items(model, chains, RULES, tests)
@@ -225,7 +224,7 @@ def test_items_name_the_tokens_of_the_check_and_nothing_else():
     items = check_items(USED, UNUSED, WRONG)
     ((used,), (unused,)) = items.engage, items.disengage
     assert (used.problem, unused.problem, unused.test) == ("p0", "p1", "disengage")
-    tokenizer = load("planted-steps").tokenizer
+    tokenizer = tiny("planted-steps").tokenizer
     for item, check in ((used, "Wait, z = 37."), (unused, "Wait, 57 is a nice number.")):
         assert tokenizer.decode(item.ids[slice(*item.span)]).strip() == check
         assert item.text.endswith(f"{check}{RULES.cue}")
@@ -255,7 +254,7 @@ def evidence_arm() -> Arm:
 
 def test_adding_the_direction_restores_a_check_and_taking_it_away_does_not():
     """With evidence on its tokens the check outweighs the threshold; no other token moves."""
-    model, items = load("planted-steps"), check_items(UNUSED).disengage
+    model, items = tiny("planted-steps"), check_items(UNUSED).disengage
     arm = evidence_arm()
     (restored,) = steer(model, items, [restoring(arm)], RULES)
     assert (restored.answer, restored.flipped, restored.coefficient) == ("88", True, 1.0)
@@ -268,7 +267,7 @@ def test_adding_the_direction_restores_a_check_and_taking_it_away_does_not():
 
 
 def test_an_items_base_is_what_plain_hugging_face_gives():
-    model = load("planted-steps")
+    model = tiny("planted-steps")
     (item,) = check_items(UNUSED).disengage
     with torch.no_grad():
         logits = model.hf(torch.tensor([[*item.ids, *item.answer_ids]])).logits[0]
@@ -297,7 +296,7 @@ def test_labels_must_name_a_step_of_a_chain():
 
 
 def test_bad_settings_are_refused_before_any_model_runs(monkeypatch):
-    model, each = load("planted-steps"), scored(USED)
+    model, each = tiny("planted-steps"), scored(USED)
     monkeypatch.setattr(model.hf, "forward", lambda *_, **__: pytest.fail("the model ran"))
     with says(InputError, "longest=0: a segment has at least its check step, so give 1."):
         behaviour(model, [each], RULES, longest=0)

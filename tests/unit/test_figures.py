@@ -13,8 +13,20 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pytest
 
-from figures import benchmarks, sweep_means
+from figures import (
+    agreement,
+    benchmarks,
+    early_answering,
+    keep_curves,
+    layer_curves,
+    position_profile,
+    score_bins,
+    self_verification,
+    sweep_means,
+    two_legs,
+)
 from figures.__main__ import (
+    FIGURES,
     benchmarks_figure,
     main,
     redraw,
@@ -22,11 +34,14 @@ from figures.__main__ import (
     write_images,
 )
 from figures.images import draw_images, find_chromium, page_of
+from figures.titled import WIDTH, NothingToDraw
 from figures.tts_distribution import figure
 from interp.errors import InputError
 from interp.results import Cells, Manifest, Store, cell_key, frame, report_stats
 from interp.stats import cluster_bootstrap
 from tests.strategies import says
+from tests.unit.test_report_thinking import ATTACK as TEXT
+from tests.unit.test_report_thinking import arm_row, bin_row, curve_row, every_table
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "experiments" / "records"
@@ -118,9 +133,9 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
     store_run(records / "patch", {"patch": [{"layer": 0}]})  # has no figure of its own
     paths = redraw(records, out, images=False)
     first = [path.read_bytes() for path in paths]
+    names = ("tts_distribution", "two_legs", "position_profile")
     assert [path.name for path in paths] == [
-        "tts-tiny-tts_distribution.html",
-        "tts-tiny-tts_distribution.json",
+        f"tts-tiny-{name}.{kind}" for name in names for kind in ("html", "json")
     ]
     assert redraw(records, out, images=False) == paths
     assert [path.read_bytes() for path in paths] == first
@@ -163,6 +178,68 @@ def test_the_place_of_the_score_stands_beside_the_place_of_the_null():
     share = sum(r["null_tts"] for r in late) / sum(r["null_tts"] or 0.0 for r in rows)
     said = f"The null rewrite's own score: {share:.0%} in the last third."
     assert place.detail.endswith(said)
+
+
+# ---------------------------------------------------------------- the True-Thinking figures
+
+OF_TABLES = (layer_curves, score_bins, self_verification, keep_curves, agreement, early_answering)
+
+
+def of(module, tables: dict[str, list[dict]]) -> go.Figure:
+    names = (*module.TABLES, *getattr(module, "ALSO", ()))
+    return module.figure(*(tables[name] for name in names))
+
+
+@pytest.mark.parametrize("module", OF_TABLES, ids=lambda module: module.__name__)
+def test_a_figure_says_its_finding_in_lines_that_fit_and_escapes_names(module):
+    layout = of(module, every_table(TEXT)).layout
+    assert layout.width == WIDTH and layout.height <= 560
+    lines = [*layout.title.text.split("<br>"), *layout.title.subtitle.text.split("<br>")]
+    assert all(1 < len(html.unescape(each)) <= 128 for each in lines)
+    assert layout.margin.t >= 17 * len(lines) + 30
+    assert "<script>alert" not in of(module, every_table(TEXT)).to_json().replace("\\u003c", "<")
+
+
+def test_the_figure_of_the_layers_leads_with_engagement_and_its_control():
+    rows = [arm_row("direction", 0.5), arm_row("random", 0.1, 0.4, n_twins=20)]
+    rows += [arm_row("direction", 0.3, test="disengage")]
+    curves = [curve_row("direction", 7, 0.5), curve_row("direction", 7, 0.3, test="disengage")]
+    layout = layer_curves.figure(curves, rows).layout
+    title = " ".join(layout.title.text.split("<br>"))
+    assert title.startswith("Engagement: at layer 7 adding the direction flips 50%")
+    assert "random directions 10% (a difference of 40 points, 95% interval 30 to 60)" in title
+    under = " ".join(layout.title.subtitle.text.split("<br>"))
+    assert under.startswith("Disengagement: at layer 7 taking the direction away repairs 30%")
+    with says(NothingToDraw, "no test problem has an item"):
+        layer_curves.figure([curve_row("direction", 7, 0.5, split="select")], rows)
+
+
+def test_two_legs_and_the_profile_are_the_steps_of_the_run():
+    """Legs equal the scores, means 0.005, 0.3, 0.9 and 0: two are above 0.005 on both legs."""
+    drawn = two_legs.figure(step_rows(), chain_rows())
+    heat, dots = drawn.data
+    assert [list(row) for row in heat.z] == [[0.5, 0.0], [0.0, 0.5]]
+    assert sorted(dots.x) == pytest.approx([0.0, 0.005, 0.3, 0.9])
+    assert drawn.layout.title.text.startswith("A test of necessity alone misses 0% (all alike")
+    line, null = position_profile.figure(step_rows(), chain_rows()).data
+    assert list(line.x) == ["0 to 10%", "90 to 100%"]
+    assert list(line.y) == pytest.approx([(0.005 + 0.9) / 2, 0.15])
+    assert list(null.y) == pytest.approx([0.03, 0.03])
+    for module in (two_legs, position_profile):
+        with says(NothingToDraw, "no step was scored"):
+            module.figure([], chain_rows())
+
+
+def test_a_run_without_a_number_to_draw_says_so_and_the_rest_is_drawn(tmp_path, capsys):
+    tables = every_table()
+    kept = {name: tables[name] for name in ("check_segments", "prune_curves")}
+    store_run(tmp_path / "run", kept | {"steer_bins": [bin_row(0.5, None)]})
+    paths = redraw(tmp_path, tmp_path / "out", images=False)
+    names = [path.stem for path in paths if path.suffix == ".json"]
+    assert names == ["run-self_verification", "run-keep_curves"]
+    said = f"No figure score_bins of {tmp_path / 'run'}: no score bin gave a direction that could "
+    assert capsys.readouterr().err.startswith(f"{said}be tested.\n")
+    assert {module.__name__.removeprefix("figures.") for module in OF_TABLES} < set(FIGURES)
 
 
 # ---------------------------------------------------------------- benchmarks
@@ -463,7 +540,8 @@ def test_a_browser_draws_every_figure_the_same_twice(tmp_path):
     sweep_store(records / "swept")
     paths = redraw(records, out)
     first = {path.name: path.read_bytes() for path in paths}
-    stems = ("tts-tts_distribution", "swept-sweeps-g-means")
+    names = ("tts_distribution", "two_legs", "position_profile")
+    stems = (*(f"tts-{name}" for name in names), "swept-sweeps-g-means")
     assert first.keys() == {f"{s}.{kind}" for s in stems for kind in ("html", "json", "svg", "png")}
     assert redraw(records, out) == paths
     assert {path.name: path.read_bytes() for path in paths} == first
@@ -497,7 +575,7 @@ def test_without_a_chromium_pages_and_json_are_drawn_and_it_is_said_once(
     out.mkdir()
     (out / "benchmarks.svg").write_text("of other records")
     paths = redraw(records, out)
-    assert [path.suffix for path in paths] == [".html", ".json"] * 3
+    assert [path.suffix for path in paths] == [".html", ".json"] * 5
     assert all(path.stat().st_size > 100 for path in paths)
     assert capsys.readouterr().err == (
         "No SVG and no PNG: there is no chromium, chromium-browser, google-chrome on the PATH; "

@@ -8,7 +8,6 @@ from functools import cache
 
 import pytest
 
-from interp.engine.loading import load
 from interp.engine.tree import Spent
 from interp.errors import InputError
 from interp.models import planted
@@ -30,7 +29,7 @@ from interp.thinking.prune import (
 from interp.thinking.rules import Rules, preset
 from interp.thinking.score import Problem, prepare, score_chain
 from interp.thinking.scored import MeanStep, ScoredChain
-from tests.strategies import says
+from tests.strategies import says, tiny
 
 RULES = Rules()
 
@@ -43,7 +42,7 @@ def mean_step(step: int, tts: float, nec: float = 0.0, suf: float = 0.0) -> Mean
 @cache
 def scored(name: str, n: int) -> tuple[ScoredChain, ...]:
     """Chains of a planted model with their scores."""
-    model = load(name)
+    model = tiny(name)
     found = []
     for each in planted.chains(n):
         problem = Problem(each.id, each.question, each.chain, each.answer)
@@ -55,7 +54,7 @@ def scored(name: str, n: int) -> tuple[ScoredChain, ...]:
 @cache
 def pruned(name: str) -> PruneResult:
     chains = scored(name, 10 if name == "planted-steps" else 3)
-    return prune(load(name), chains, RULES, methods=("tts", "signed", "last"))
+    return prune(tiny(name), chains, RULES, methods=("tts", "signed", "last"))
 
 
 def kept(result: PruneResult, method: str, fraction: float) -> dict[str, Pruned]:
@@ -137,7 +136,7 @@ def test_pruned_text_keeps_order_and_white_space():
 
 def by_hand(text: str, tts: list[float]) -> ScoredChain:
     """A chain with given scores."""
-    model = load("planted-steps")
+    model = tiny("planted-steps")
     chain = prepare(model, Problem("p", "What is the total?", text, "88"), Rules(target="gold"))
     steps = score_chain(model, chain, RULES).steps
     assert len(steps) == len(tts)
@@ -178,7 +177,7 @@ def test_a_premise_that_only_a_later_step_uses_scores_zero_and_is_pruned():
 
     17 and 27 pass the threshold of 1.5 together; alone neither does. Only 27 has a necessity.
     """
-    model = load("planted-steps")
+    model = tiny("planted-steps")
     text = "We start with 17 apples. A lamp costs 57 coins. Next, y = 27."
     chain = prepare(model, Problem("p", "What is the total?", text, "88"), RULES)
     each = ScoredChain(chain, tuple(score_chain(model, chain, RULES).steps))
@@ -222,7 +221,7 @@ def test_keeping_all_changes_nothing_at_all():
 
 
 def test_shared_prefixes_change_cost_alone():
-    model, some = load("planted-steps"), scored("planted-steps", 10)[:2]
+    model, some = tiny("planted-steps"), scored("planted-steps", 10)[:2]
     fast = prune(model, some, RULES, n_random=3)
     slow = prune(model, some, RULES, n_random=3, exact=True)
     assert fast.spent.tokens < fast.spent.naive_tokens / 3
@@ -235,7 +234,7 @@ def test_shared_prefixes_change_cost_alone():
 
 
 def test_the_gold_answer_is_apart_from_the_models_own():
-    model, each = load("planted-steps"), scored("planted-steps", 10)[0]
+    model, each = tiny("planted-steps"), scored("planted-steps", 10)[0]
     problem = replace(each.chain.problem, gold="11")
     wrong = ScoredChain(replace(each.chain, problem=problem), each.scores)
     result = prune(model, [wrong], RULES, fractions=(0.0, 1.0), n_random=0)
@@ -252,7 +251,7 @@ def test_the_gold_answer_is_apart_from_the_models_own():
 
 def test_a_cue_without_a_closing_text_reads_the_answer_too():
     """Without a closing text 8 may go on to 88, so every answer is decoded."""
-    model, rules = load("planted-steps"), preset("paper")
+    model, rules = tiny("planted-steps"), preset("paper")
     each = scored("planted-steps", 10)[0]
     chain = prepare(model, each.chain.problem, replace(rules, target="gold"))
     result = prune(
@@ -339,7 +338,7 @@ def test_a_chain_with_a_step_without_a_score_is_marked_and_the_others_kept():
     lame = ScoredChain(first.chain, tuple(s for s in first.scores if s.step not in (0, 2)))
     seen = []
     result = prune(
-        load("planted-steps"),
+        tiny("planted-steps"),
         [lame, second],
         RULES,
         n_random=2,
@@ -353,7 +352,7 @@ def test_a_chain_with_a_step_without_a_score_is_marked_and_the_others_kept():
 
 
 def test_a_chain_longer_than_the_context_is_marked():
-    model, each = load("planted-steps"), scored("planted-steps", 10)[0]
+    model, each = tiny("planted-steps"), scored("planted-steps", 10)[0]
     long = replace(each.chain, text=each.chain.text + " It is so." * 400)
     result = prune(model, [ScoredChain(long, each.scores)], RULES, n_random=0)
     reason = "the whole chain is too long, or cuts its answer into other tokens"
@@ -390,7 +389,7 @@ def test_a_chain_longer_than_the_context_is_marked():
     ],
 )
 def test_bad_settings_are_refused_before_any_model_runs(options, message, monkeypatch):
-    model, some = load("planted-steps"), scored("planted-steps", 10)
+    model, some = tiny("planted-steps"), scored("planted-steps", 10)
     monkeypatch.setattr(model.hf, "forward", lambda *_, **__: pytest.fail("the model ran"))
     with says(InputError, message):
         prune(model, some, RULES, **options)
@@ -398,13 +397,13 @@ def test_bad_settings_are_refused_before_any_model_runs(options, message, monkey
 
 def test_chains_must_be_there_and_have_names_of_their_own():
     with says(InputError, "There is no chain to prune: give at least one that was scored."):
-        prune(load("planted-steps"), [], RULES)
+        prune(tiny("planted-steps"), [], RULES)
     each = scored("planted-steps", 10)[0]
     with says(
         InputError,
         "Two chains have the id 'planted-0-0': give each its own, or keep one a problem.",
     ):
-        prune(load("planted-steps"), [each, each], RULES)
+        prune(tiny("planted-steps"), [each, each], RULES)
     with says(
         InputError,
         "A pruning is of problem 'a', which is not among the 1 chains given: pass the chains that "

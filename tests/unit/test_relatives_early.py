@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from functools import cache
 
 import pytest
 
-from interp.engine.loading import load
 from interp.errors import InputError
 from interp.models import planted
 from interp.thinking.relatives.early import (
@@ -28,9 +26,8 @@ from tests.strategies import says, tiny
 RULES = Rules()
 
 
-@cache
 def model_of(name: str = "planted-steps"):
-    return load(name)
+    return tiny(name)
 
 
 def evidence(text: str) -> int:
@@ -155,7 +152,7 @@ def test_a_chain_without_steps_is_refused_before_the_model_runs(monkeypatch):
 
 @pytest.mark.parametrize("name", ["planted-steps", "tiny-llama"])
 def test_filler_has_as_many_tokens_and_stands_in_the_steps_place(name):
-    model = load(name) if name != "tiny-llama" else tiny(name)
+    model = tiny(name)
     text = "We start with 17 apples. Then we add 27 pears. So it is 44."
     chain = made_up(model, text, "88")
     reader = Reader(model, chain, RULES)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from interp.engine.loading import load
 from interp.errors import InputError
 from interp.models import planted
 from interp.thinking.perturb import perturb_step
@@ -27,9 +26,8 @@ SHORT = 8
 """New tokens: the planted model writes its answer and ends."""
 
 
-@cache
 def model_of(name: str = "planted-steps"):
-    return load(name)
+    return tiny(name)
 
 
 def passes(text: str) -> bool:
@@ -142,7 +140,7 @@ def test_users_mistakes_are_measured_once_and_drawn_ones_once_a_seed():
 
 
 def test_the_final_answer_never_enters_the_rest(monkeypatch):
-    model = load("planted-steps")
+    model = tiny("planted-steps")
 
     def write(inputs, **_):
         return SimpleNamespace(texts=[" So it is 17.\nThe answer is 17."] * len(inputs))

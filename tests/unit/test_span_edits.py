@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from experiments.failed_steps import (
+    HELD_OUT,
+    MOST_WORDS,
+    RECORDS,
     ChainRow,
     Config,
     EditRow,
+    arms_of,
     difference,
     edited_chains,
     fsf_exact,
     sample,
     summarise,
 )
+from experiments.train_dfs import RECORDS as TRAINED
 from experiments.train_dfs import load_trained
 from interp.errors import InputError
 from interp.models import dfs
+from interp.results.manifest import read_manifest
+from interp.thinking import within
 from interp.thinking.graph import graph, parse_trace
 from interp.thinking.span_edits import (
     ARMS,
@@ -170,10 +179,10 @@ def row(problem: str, sample: int, text: str, correct: bool) -> ChainRow:
 
 
 def test_wrong_chains_with_two_failed_branches_are_cut_and_edited():
-    two = TRACE + " G answer A C D G"
+    two = TRACE + " G answer 3"
     chains = [
         row("p", 0, two, True),  # right
-        row("p", 1, " A B backtrack A C answer A", False),  # one branch
+        row("p", 1, " A B backtrack A C answer 2", False),  # one branch
         row("p", 2, two, False),
         row("p", 3, two, False),
         row("p", 4, two, False),  # the third of its problem
@@ -234,7 +243,7 @@ def test_settings_that_sample_nothing_are_refused():
         Config(samples=0)
     assert str(caught.value) == "samples=0: give 1 or more."
     paper = Config(scale="paper").scaled
-    assert (paper.problems, paper.samples) == (100, 64)
+    assert (paper.problems, paper.samples) == (400, 64)
 
 
 def test_the_trained_model_writes_what_plain_hugging_face_ranks_first():
@@ -262,3 +271,59 @@ def test_sampled_chains_agree_with_a_replay_of_their_search():
         walked = dfs.replay(asked[int(chain.problem.split("-")[-1])], chain.text)
         assert (chain.fsf, chain.correct) == (walked.fsf, walked.correct)
         assert (chain.fsf is None) == bool(chain.reason)
+
+
+def test_the_records_are_of_the_stored_model_and_say_what_the_summary_says():
+    made, trained = (read_manifest(each / "manifest.json") for each in (RECORDS, TRAINED))
+    assert {k: v for k, v in made.model.items() if k != "name"} == trained.model
+    lines = (RECORDS / "chains.jsonl").read_text(encoding="utf-8").splitlines()
+    chains = [ChainRow(**json.loads(line)) for line in lines]
+    config = Config()
+    assert len(chains) == config.problems * config.samples
+    asked = {p.id: p for p in dfs.problems(config.problems, seed=HELD_OUT)}
+    for chain in chains[::50]:
+        walked = dfs.replay(asked[chain.problem], chain.text)
+        assert (chain.fsf, chain.correct, chain.strays) == (
+            walked.fsf,
+            walked.correct,
+            walked.strays,
+        )
+    said = json.loads((RECORDS / "summary.json").read_text(encoding="utf-8"))
+    known = [chain for chain in chains if chain.fsf is not None]
+    columns = [[c.fsf for c in known], [c.correct for c in known], [c.problem for c in known]]
+    again = within.association(*columns, n_boot=1).within.estimate
+    assert again == pytest.approx(said["fsf"]["within"]["estimate"], abs=1e-12)
+    assert said["fsf"]["within"]["high"] < 0  # more failed steps, fewer right answers
+
+
+def test_starts_that_leave_too_little_room_are_not_edited():
+    long = TRACE + " E backtrack D" * (MOST_WORDS // 3)
+    chains = [row("p", 0, long, False), row("q", 0, TRACE, False)]
+    assert [c.problem for c, _, _ in edited_chains(chains, "branch", 2)] == ["q"]
+
+
+def test_what_cannot_be_correlated_is_none_and_the_summary_goes_on():
+    chains = [row("p", 0, TRACE, True), row("p", 1, TRACE, True)]
+    found = summarise(chains, [])
+    assert found["fsf"] is None and found["share right"] == 1 and found["arms"] == []
+
+
+def test_the_arms_are_averaged_over_the_chains_that_have_them():
+    made = [("first", 0.5, 3), ("first", 1.0, 6), ("control first", None, 0), ("last", 0.25, 3)]
+    rows = [EditRow("p", i, "answer", a, n, 4, right) for i, (a, right, n) in enumerate(made)]
+    assert arms_of(rows) == [
+        {
+            "cut": "answer",
+            "arm": "first",
+            "chains": 2,
+            "share right": 0.75,
+            "tokens removed": 4.5,
+        },
+        {
+            "cut": "answer",
+            "arm": "last",
+            "chains": 1,
+            "share right": 0.25,
+            "tokens removed": 3.0,
+        },
+    ]

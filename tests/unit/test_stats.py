@@ -47,7 +47,7 @@ def test_the_interval_has_the_resamples_exact_quantiles():
     assert interval.high == pytest.approx(means[int(0.9 * 27)])
 
 
-def test_coverage_is_near_its_level_and_steps_as_units_fall_far_short():
+def test_check_14_coverage_is_near_its_level_and_steps_as_units_fall_far_short():
     rng = np.random.default_rng(7)
     by_problem, by_step, widths = 0, 0, []
     for seed in range(300):

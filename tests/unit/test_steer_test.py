@@ -15,9 +15,11 @@ from interp.errors import InputError, ModelError, SiteError
 from interp.models import planted
 from interp.models.weights import weights_hash
 from interp.thinking import steer_items
+from interp.thinking.direction import at_norms, fit, shuffled
 from interp.thinking.rules import Rules
 from interp.thinking.score import Problem, Tokeniser, prepare, score_chain
 from interp.thinking.scored import ScoredChain
+from interp.thinking.sets import Sets
 from interp.thinking.steer_arms import (
     attention_mask,
     attention_scale,
@@ -31,7 +33,7 @@ from interp.thinking.steer_bins import BINS, ablate_bins, bin_directions
 from interp.thinking.steer_items import draft, make_items, read_answer, with_base
 from interp.thinking.steer_layers import split_problems
 from interp.thinking.steer_test import steer, steering_test
-from tests.strategies import tiny
+from tests.strategies import noise, tiny
 
 RULES = Rules()
 
@@ -190,7 +192,7 @@ def test_two_chains_of_one_id_are_refused():
 
 
 @pytest.mark.parametrize(("test", "weight", "sign"), [("engage", -0.6, 1), ("disengage", 0.6, -1)])
-def test_a_planted_direction_flips_the_held_out_items_and_random_twins_do_not(test, weight, sign):
+def test_check_13_a_planted_direction_flips_and_random_twins_do_not(test, weight, sign):
     """Decorative numbers begin to count; or, taken away, the opposite of what they lack."""
     model, some = tiny("planted-steps"), getattr(items(), test)
     found = steering_test(model, some, along(weight=weight, sign=sign), RULES)
@@ -207,6 +209,27 @@ def test_a_planted_direction_flips_the_held_out_items_and_random_twins_do_not(te
     assert "problems: the interval is probably too narrow" in direction["warning"]
 
 
+def test_check_13_a_direction_from_true_labels_flips_and_shuffled_labels_do_not():
+    """Every second step of a chain is given a mark and noise to read; the labels say which."""
+    model, chains = tiny("planted-steps"), scored()
+    means = [chain.means for chain in chains]
+    true, others = ([s for each in means for s in each[i::2]] for i in (0, 1))
+    sets = Sets(tuple(true), tuple(others), 0.9, 0.0, bins=1)
+    mark = along(weight=-0.6)[0].raw
+    acts = 0.5 * noise(len(sets.steps), 2, len(mark), seed=0)
+    acts[: len(true), 0] += mark
+    own = fit(model, chains, sets, acts=acts)
+    twins = [at_norms(shuffled(model, chains, sets, k, acts=acts), own) for k in range(5)]
+    assert {round(each[0].norm, 5) for each in twins} == {round(own[0].norm, 5)}
+    found = steering_test(model, items().engage, own, RULES, shuffled=twins, n_random=3)
+    rows = {(row["arm"], row["twin"]): row for row in found.rows()}
+    assert rows["direction", None]["flips"] == 1.0
+    for arm in ("shuffled", "random"):
+        assert rows[arm, None]["flips"] <= 0.2 and rows[arm, None]["difference_low"] > 0.5
+    moved = [trial.shift for trial in found.trials if trial.arm == "shuffled" and not trial.layer]
+    assert moved and max(map(abs, moved)) > 0  # they act, and flip nothing
+
+
 def test_nothing_can_flip_at_the_final_output():
     model = tiny("planted-steps")
     arms = [direction_arm(model, along(weight=-0.6)), *random_arms(model, along(weight=-0.6), [0])]
@@ -215,7 +238,7 @@ def test_nothing_can_flip_at_the_final_output():
     assert max(abs(trial.shift) for trial in trials) < 1e-5
 
 
-def test_a_coefficient_of_0_is_exactly_nothing_in_plain_runs():
+def test_check_12_a_coefficient_of_0_is_exactly_nothing_in_plain_runs():
     model, some = tiny("planted-steps"), items().engage[:2] + items().disengage[:2]
     trials = steer(model, some, [no_arm(model, along(weight=-0.6))], RULES, exact=True)
     assert len(trials) == 8 and {trial.shift for trial in trials} == {0.0}
@@ -255,7 +278,7 @@ def test_an_answer_cut_short_is_damage_and_no_flip_in_either_test():
     arm = direction_arm(model, along(weight=-0.6))
     trials = steer(model, some, [arm], RULES, layers=[0], max_new_tokens=1)
     assert [(t.answer, t.flipped, t.unparsable) for t in trials] == [(None, False, True)] * 2
-    (whole, _) = steer(model, some, [arm], RULES, layers=[0])
+    (whole,) = steer(model, some[:1], [arm], RULES, layers=[0])
     assert (whole.answer, whole.flipped, whole.unparsable) == (planted.RIVAL, True, False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,7 +49,7 @@ def test_a_chain_that_failed_as_a_whole_is_one_branch():
     assert [branch.steps for branch in found.failed_branches] == [tuple("qabcdef")]
 
 
-TRACE = " A B D backtrack B E backtrack B backtrack A C F answer A C F"
+TRACE = " A B D backtrack B E backtrack B backtrack A C F answer 2"
 
 
 def test_a_marked_trace_by_hand():
@@ -91,6 +93,29 @@ def test_marks_without_names_go_back_one_step():
 def test_a_trace_that_stops_inside_a_branch_has_only_failed_what_it_left():
     found = parse_trace(" A B D backtrack B")
     assert found.failed == {"2:D"}
+
+
+def test_stray_returns_are_skipped_and_counted():
+    """B returns to Z, which is nowhere: C goes on from B. The last mark names nothing."""
+    found = parse_trace(" A B backtrack Z C backtrack A D backtrack", stray="skip")
+    assert [(n.id, n.parent, n.failed) for n in found.nodes] == [
+        ("0:A", None, False),
+        ("1:B", "0:A", True),
+        ("2:C", "1:B", True),
+        ("3:D", "0:A", False),
+    ]
+    assert found.strays == 2 and failed_step_fraction(found) == 0.5
+    assert parse_trace("a backtrack b", names_return=False, stray="skip").strays == 1
+    assert parse_trace(TRACE, stray="skip") == parse_trace(TRACE)
+
+
+def test_an_unknown_way_with_strays_is_refused():
+    """Where annotations are not checked, as they are in tests."""
+    with pytest.raises(InputError) as caught:
+        inspect.unwrap(parse_trace)("A B", stray="ignore")  # pyright: ignore[reportArgumentType]
+    assert str(caught.value) == (
+        'There is no way \'ignore\' with stray returns: say "refuse" or "skip".'
+    )
 
 
 def test_sentences_may_be_the_steps():
@@ -151,17 +176,17 @@ REFUSED = [
     (
         lambda: parse_trace("A B backtrack C"),
         "At character 13 the trace goes back to 'C', which is not above the current step (A is): "
-        "drop the trace.",
+        'drop the trace, or pass stray="skip".',
     ),
     (
         lambda: parse_trace("A B backtrack"),
-        "The trace ends with 'backtrack' at character 3 and names no step to go back to: cut it "
-        "off, or pass names_return=False.",
+        "At character 3 'backtrack' names no step to go back to: cut it off, pass "
+        'names_return=False, or pass stray="skip".',
     ),
     (
         lambda: parse_trace("A backtrack", names_return=False),
         "At character 1 the trace goes back from its first step, and nothing is above it: drop "
-        "the trace.",
+        'the trace, or pass stray="skip".',
     ),
 ]
 

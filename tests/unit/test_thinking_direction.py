@@ -175,7 +175,7 @@ def marked_chains() -> list[ScoredChain]:
     return found
 
 
-def test_a_planted_direction_is_recovered():
+def test_check_12_a_planted_direction_is_recovered():
     model, planted_vector = marked()
     scored = marked_chains()
     sets = choose_sets(scored, bins=1, fewest=2)
@@ -226,7 +226,7 @@ def test_a_model_that_ignores_its_chain_has_no_direction():
 # ---------------------------------------------------------------- as an edit
 
 
-def test_steering_a_step_changes_its_tokens_at_that_layer_and_comes_back():
+def test_check_12_steering_a_step_changes_its_tokens_at_that_layer_and_comes_back():
     model, _ = marked()
     scored = marked_chains()
     held = fit(model, scored, choose_sets(scored, bins=1, fewest=2))[1]
