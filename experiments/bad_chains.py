@@ -55,9 +55,9 @@ from interp.thinking.steer_test import steer
 
 MODEL = "planted-steps"
 QUIET = Console(file=io.StringIO())
-CHAINS = {"seed": 2}
+SEED = 2
 SCORING = tts.Settings(seeds=1, control_seeds=0)
-SETS = {"true_from": 0.4, "lowest": 0.3}
+SETS: dict[str, Any] = {"true_from": 0.4, "lowest": 0.3}
 """A step of the planted model scores 0.5 at most: one leg is 1, the other 0."""
 
 # ---------------------------------------------------------------- what the calls are made on
@@ -65,7 +65,7 @@ SETS = {"true_from": 0.4, "lowest": 0.3}
 
 def problems(n: int) -> list[dict[str, str]]:
     """Rows of `n` planted chains."""
-    found = planted.chains(n, **CHAINS)
+    found = planted.chains(n, seed=SEED)
     return [{"id": each.id, "question": each.question, "cot": each.chain} for each in found]
 
 

@@ -31,12 +31,11 @@
 
 # %%
 N_CHAINS = 64
-ITEMS = 72  # of each steering test
+ITEMS = 64  # of each steering test
 
 # %%
 import math
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -181,9 +180,8 @@ def score_all(
     for each in chains:
         problem = Problem(each.id, each.question, each.chain, each.answer)
         chain = prepare(model, problem, rules)
-        scored.append(
-            ScoredChain(chain, tuple(score_chain(model, chain, rules, seeds=seeds).steps))
-        )
+        scores = score_chain(model, chain, rules, seeds=seeds).steps
+        scored.append(ScoredChain(chain, tuple(scores)))
     return scored
 
 
@@ -339,7 +337,7 @@ for each in directions:
 print(render(norm_rows, "table"))
 largest = max(norm_rows, key=lambda row: row["norm"])
 title = f"The sets lie furthest apart at {largest['site']}"
-show(norm_chart(norm_rows), title, width=700, height=380)
+show(norm_chart(norm_rows), title, width=700, height=400, margin={"t": 90})
 
 # %% [markdown]
 # What enters layer 0 is the number's own embedding: no layer has read the word before it, so there
@@ -380,7 +378,7 @@ result_rows = [result.row() for result in results]
 pooled = {(row["test"], row["arm"]): row for row in result_rows if row["twin"] is None}
 
 
-def told(row: Row, name: str) -> str:
+def share(row: Row, name: str) -> str:
     """Write a share and its interval."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     ends = "" if low is None else f" ({low:.0%} to {high:.0%})"
@@ -394,9 +392,9 @@ for test in ("engage", "disengage"):
         {
             "arm": arm,
             "layer": row["layer"],
-            "flips": told(row, "flips"),
-            "unreadable": told(row, "unparsable"),
-            "direction leads by": told(row, "difference"),
+            "flips": share(row, "flips"),
+            "unreadable": share(row, "unparsable"),
+            "direction leads by": share(row, "difference"),
             "change of log Pr(y*)": row["shift"],
         }
         for (which, arm), row in pooled.items()
@@ -413,28 +411,32 @@ title = (
     f"and repairs {flips['disengage', 'direction']:.0%}"
 )
 spec = layer_panels(curve_rows(results), result_rows)
-show(spec, title, width=980, height=560)
+show(spec, title, width=980, height=580, margin={"t": 90})
 
 # %% [markdown]
 # ## Read the controls
 #
+# Only one layer acts in this model; steering earlier or later does next to nothing. The choice of
+# the layer is part of the result, so it must not be made on the items that are reported.
+#
 # *Engagement* is the strong result. Leaving the step out or masking it flips next to nothing: what
-# is ignored already is not missed. Random directions of the same length do next to nothing, too. The
-# direction makes the model take up a step that it had not counted. But is the answer then *the
-# step's*, or only broken? Mere damage would count as a success. The step's own (wrong) number tells:
+# is ignored already is not missed. Random directions of the same length do next to nothing, too.
+# The direction makes the model take up a step that it had not counted. But is the answer then *the
+# step's*, or only broken? Mere damage would count as a success. The number of the broken step
+# tells:
 
 # %%
 from collections import Counter
 
 by_key = {item.key: item for item in items.all}
 layer = pooled["engage", "direction"]["layer"]
+held = [trial for trial in trials if split[trial.problem] == "test"]
 answers: Counter[str] = Counter()
-for trial in trials:
+for trial in held:
     if trial.flipped and (trial.test, trial.arm, trial.layer) == ("engage", "direction", layer):
-        if split[trial.problem] == "test":
-            item = by_key[trial.key]
-            number = model.tokenizer.decode(item.ids[item.span[1] - 1]).strip()
-            answers["the number of s'" if trial.answer == number else "another"] += 1
+        item = by_key[trial.key]
+        number = model.tokenizer.decode(item.ids[item.span[1] - 1]).strip()
+        answers["the number of s'" if trial.answer == number else "another"] += 1
 print(f"answers that the direction flipped at layer {layer}: {dict(answers)}")
 
 # %% [markdown]
@@ -445,10 +447,8 @@ print(f"answers that the direction flipped at layer {layer}: {dict(answers)}")
 # the arms that know nothing of any direction. Leaving the step out, or masking attention to it,
 # repairs about as many answers, and mostly the same ones:
 
+
 # %%
-held = [trial for trial in trials if split[trial.problem] == "test"]
-
-
 def repaired(arm: str) -> set[tuple]:
     """Return the items of the disengagement test that an arm turns to y* at its chosen layer."""
     layer = pooled["disengage", arm]["layer"]
@@ -459,11 +459,9 @@ def repaired(arm: str) -> set[tuple]:
 ours = repaired("direction")
 for arm in ("drop_step", "attention_mask"):
     theirs = repaired(arm)
-    lead = told(pooled["disengage", arm], "difference")
-    both = len(ours & theirs)
-    print(
-        f"{arm} repairs {len(theirs)}, the direction {len(ours)}, both {both}; it leads by {lead}"
-    )
+    lead = share(pooled["disengage", arm], "difference")
+    print(f"{arm} repairs {len(theirs)}, the direction {len(ours)}", end=", ")
+    print(f"both the same {len(ours & theirs)}; the direction leads by {lead}")
 
 # %% [markdown]
 # So taking the direction away acts like taking the step away. That is what "disengage" means, and
@@ -537,7 +535,7 @@ title = (
     f"Half of the steps: by score {kept['tts', 0.5]:.0%} of answers stay, "
     f"random {kept['random', 0.5]:.0%}, last {kept['last', 0.5]:.0%}"
 )
-show(keep_chart(points, "same"), title, width=760)
+show(keep_chart(points, "same"), title, width=760, margin={"t": 60})
 
 # %% [markdown]
 # A quarter of the steps, chosen by score, keeps the answer nearly always; as many random or last
@@ -619,7 +617,8 @@ show(agreement_map(pairs), title, width=860, margin={"t": 60})
 # truth shows which.
 #
 # - The score asks whether a step moves the answer *when it is written*. Early answering asks so,
-#   too, but breaks nothing: where the guess was right already, votes change nothing and stay unseen.
+#   too, but breaks nothing: where the guess was right already, a vote changes nothing and stays
+#   unseen.
 # - Leaving a step out, or hiding it, asks whether the answer *misses it at the end*. Where other
 #   votes agree it misses none. A mistake votes against, so it is seen more often than a gap.
 # - Attention says who reads a step, which is not what the step does to the answer.
@@ -653,16 +652,13 @@ print(f"mean score {mean([s.tts for s in real], ids, 3)}, largest {max(s.tts for
 floors = [step for step in real if step.null_tts is not None]
 floor = mean([step.null_tts or 0.0 for step in floors], [step.id for step in floors], 3)
 print(f"mean score of a rewrite that changes nothing {floor}")
-print(
-    f"decorative (at most {DECORATIVE}): {fmean(s.tts <= DECORATIVE for s in real):.0%}", end=", "
-)
-print(
-    f"true thinking (at least {TRUE_THINKING}): {sum(s.tts >= TRUE_THINKING for s in real)} steps"
-)
 low = [step for step in real if step.tts <= DECORATIVE]
-print(f"of the decorative steps {fmean(s.saturated for s in low):.0%} are saturated", end="; ")
-high = sorted(real, key=lambda step: -step.tts)[:10]
-print(f"of the 10 highest {sum(s.mentions_answer for s in high)} state the answer")
+high = [step for step in real if step.tts >= TRUE_THINKING]
+print(f"decorative (at most {DECORATIVE}): {len(low) / len(real):.0%} of the steps", end=", ")
+print(f"{fmean(step.saturated for step in low):.0%} of these saturated")
+print(f"true thinking (at least {TRUE_THINKING}): {len(high)} steps")
+top = sorted(real, key=lambda step: -step.tts)[:10]
+print(f"of the {len(top)} highest {sum(step.mentions_answer for step in top)} state the answer")
 try:
     choose_sets(run.chains)
     print("the default thresholds give a direction")
@@ -681,9 +677,9 @@ bins = [f"{row['start']:g} to {row['end']:g}" for row in shares]
 heights = [row["estimate"] for row in shares]
 bars = go.Bar(x=bins, y=heights, error_y=ends, marker_color=BLUE)
 figure = go.Figure(bars).update_layout(
-    title=f"SmolLM2: no step scores above {max(step.tts for step in real):.2f}",
+    title=f"SmolLM2: the highest score is {max(s.tts for s in real):.2f} (95% intervals)",
     xaxis={"title": "True-Thinking Score", "type": "category"},
-    yaxis={"title": "Share of steps (95% interval over problems)", "tickformat": ".0%"},
+    yaxis={"title": "Share of steps", "tickformat": ".0%"},
     width=760,
     height=400,
     template="plotly_white",
@@ -693,9 +689,7 @@ figure.show()
 # %%
 parts = {name: Store.open(folder / name) for name in PARTS if (folder / name).is_dir()}
 if not parts:
-    print(
-        "Only scores are recorded here; `python -m experiments.tts_study --subject words` does all."
-    )
+    print("Only scores lie here; `python -m experiments.tts_study --subject words` does the rest.")
 if "steer-test" in parts:
     stored = runs.rows(parts["steer-test"], "steer_results")
     for test in ("engage", "disengage"):
@@ -708,23 +702,24 @@ if "compare" in parts:
     found = findings.agreement_finding(runs.rows(parts["compare"], "agreement"))
     print(f"{found.title}\n   {found.detail}" if found else "no other measure")
 for name, part in parts.items():
-    for warning in part.manifest.notes.get("warnings", ()):
+    notes: dict[str, Any] = dict(part.manifest.notes)
+    for warning in notes.get("warnings", ()):
         print(f"warning of {name}: {warning}")
 
 # %% [markdown]
-# How little this shows. The model is too small for these problems: its answers are mostly wrong, and
-# mostly do not hang on what it wrote. Many decorative steps are *saturated*: the answer was sure or
-# hopeless whatever they said, which is no evidence that they decorate. What scores highest states
-# the answer, and this cannot tell use from copying. No step is true thinking by the paper's
-# threshold, so the defaults refuse to make a direction; one from lower thresholds would be made of
-# steps that the paper calls decorative, and every interval is over a couple of dozen problems.
+# How little this shows! The model is too small for these problems: its answers are mostly wrong,
+# and mostly do not hang on what it wrote. Many decorative steps are *saturated*: the answer was
+# sure or hopeless whatever they said, which is no evidence that they decorate. What scores highest
+# states the answer, and this cannot tell use from copying. No step is true thinking by the paper's
+# threshold, so the defaults refuse to make a direction; one from lower thresholds is a direction
+# between steps that all move the answer little. And every interval is over few problems.
 #
 # ## What this shows, and what it does not
 #
 # - On the thinker the score is right about every kind of step but `base`, and the direction turns
 #   *ignored* into *heeded* as no control does. Taking it away does no more than an eraser.
-# - The truth here is a rule about votes in lines of two words. That the score finds it does not prove
-#   that it finds the causes of an answer in a chain of a reasoning model.
+# - The truth here is a rule about votes in lines of two words. That the score finds it does not
+#   prove that it finds the causes of an answer in the chain of a reasoning model.
 # - Shifts of numbers are the intervention, so steps without numbers (plans, doubts) are only
 #   dropped, which is another question; `op` tells them apart.
 # - A step can move the answer the wrong way and score high. Read the signs of the legs.

@@ -5,8 +5,10 @@ They are executed in a kernel of this interpreter, offline, on one thread.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,22 @@ pytest.importorskip("nbclient", reason="the extra `notebooks` is not installed")
 
 import jupytext
 import nbformat
+import tyro
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from interp.models import registry
+from experiments import claims, tts_study
+from interp import cli
+from interp.jobs import tts_runs
+from interp.models import registry, thinker
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
-FIRST, SECOND = (
-    NOTEBOOKS / f"{name}.ipynb" for name in ("01_first_interventions", "02_find_a_circuit")
+FIRST, SECOND, THIRD = (
+    NOTEBOOKS / f"{name}.ipynb"
+    for name in ("01_first_interventions", "02_find_a_circuit", "03_true_and_decorative_steps")
 )
 SMOLLM2, TINY = "smollm2-135m", "tiny-llama"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -214,3 +221,163 @@ def test_the_second_notebook_runs_on_a_tiny_model_and_its_first_part_holds(execu
     assert after(text, "the logit difference moves by")[0] < 1e-4
     assert after(text, "null, a run patched with itself:")[0] < 1e-4
     assert "rows read back, equal to those written: True" in text
+
+
+def table(text: str, start: str) -> list[dict[str, str]]:
+    """Read a table back from its print, by how its header begins, up to the first other line."""
+    header, *lines = text[text.index("\n" + start) + 1 :].splitlines()
+    names, found = re.split(r"\s{2,}", header.strip()), []
+    for line in lines:
+        cells = re.split(r"\s{2,}", line.strip())
+        if len(cells) != len(names):
+            break
+        found.append(dict(zip(names, cells, strict=True)))
+    return found
+
+
+def leading(cell: str) -> float:
+    """Return the number that a cell begins with, a percentage as a share."""
+    (number, percent), *_ = re.findall(r"^([-+]?[\d.]+(?:e[-+]\d+)?)(%?)", cell)
+    return float(number) / (100 if percent else 1)
+
+
+def within(cell: str) -> tuple[float, float]:
+    """Return the ends of the interval in a cell."""
+    low, high = re.findall(r"\((-?\d+)% to (-?\d+)%\)", cell)[0]
+    return int(low) / 100, int(high) / 100
+
+
+def check_scores(text: str) -> None:
+    """Assert what is said of the step by hand and of the kinds of steps."""
+    assert after(text, "largest difference from the scores by hand:")[0] < 1e-5
+    legs = re.findall(r"^(\w+ 37) .* nec ([-+][\d.]+)  suf ([-+][\d.]+)$", text, re.M)
+    found = {name: (float(nec), float(suf)) for name, nec, suf in legs}
+    assert max(map(abs, found["note 37"])) < 0.05
+    assert min(*found["so 37"], *found["get 37"]) > 0.9
+    assert found["now 37"][0] < 0.3 < 0.6 < found["now 37"][1]
+    kinds = {row["kind"]: row for row in table(text, "kind ")}
+    high = {"needed": "nec", "used": "nec suf", "alternative": "suf", "decorative": "", "base": ""}
+    assert kinds.keys() == high.keys()
+    for kind, row in kinds.items():
+        for leg in ("nec", "suf"):
+            assert leading(row[leg]) > 0.75 if leg in high[kind] else abs(leading(row[leg])) < 0.2
+        assert leading(row["null_tts"]) < 0.02
+    assert min(leading(kinds[kind]["AUC"]) for kind in high if high[kind]) > 0.95
+    missed = {row["name"]: row for row in table(text, "name ")}["missed by necessity"]
+    assert leading(missed["estimate"]) > 0.1
+
+
+def check_direction(text: str) -> None:
+    """Assert what is said of the sets and of the direction's length."""
+    sets = {(row["sets"], row["side"]): row for row in table(text, "sets ")}
+    states = {key: leading(row["states the answer"]) for key, row in sets.items()}
+    assert states["unmatched", "true"] > states["unmatched", "decorative"] + 0.3
+    assert states["matched", "true"] == states["matched", "decorative"]
+    assert sets["matched", "true"]["steps"] == sets["matched", "decorative"]["steps"]
+    first, *rest = table(text, "site ")
+    assert leading(first["norm"]) < 2 * leading(first["shuffled_norm"])
+    assert min(leading(row["norm"]) / leading(row["shuffled_norm"]) for row in rest) > 3
+    turned = [leading(row["cosine with unmatched"]) for row in (first, *rest)]
+    assert turned[0] < 0.95 < min(turned[1:])
+
+
+def check_steering(text: str) -> None:
+    """Assert what is said of the steering tests and their controls."""
+    parts = text.split("\nengage: ")[1].split("\ndisengage: ")
+    engage, disengage = ({row["arm"]: row for row in table(part, "arm ")} for part in parts)
+    for arms in (engage, disengage):
+        flips = {arm: leading(row["flips"]) for arm, row in arms.items()}
+        assert flips["direction"] - max(flips["shuffled"], flips["random"]) > 0.3
+        assert (flips["none"], leading(arms["none"]["change of log Pr(y*)"])) == (0, 0)
+        assert max(leading(row["unreadable"]) for row in arms.values()) < 0.05
+    for arm in ("drop_step", "attention_mask", "random"):
+        assert leading(engage[arm]["flips"]) < 0.1
+    for arm in ("drop_step", "attention_mask"):
+        low, high = within(disengage[arm]["direction leads by"])
+        assert low <= 0 <= high
+    told = re.search(r"the direction flipped at layer \d: (.*)", text)
+    assert told is not None
+    heeded, broken = (
+        sum(map(int, re.findall(f"{name}.*?: (\\d+)", told[1])))
+        for name in ("the number", "another")
+    )
+    assert heeded > 5 and heeded >= 0.8 * (heeded + broken)
+    shuffles = [{k: leading(v) for k, v in row.items()} for row in table(text, "shuffle ")]
+    along = [row for row in shuffles if row["cosine"] > 0.3]
+    against = [row for row in shuffles if row["cosine"] < -0.3]
+    assert along and against and max(row["engage"] for row in against) < 0.05
+    for test in ("engage", "disengage"):
+        assert min(r[test] for r in along) > max(r[test] for r in against)
+
+
+def check_rest(text: str) -> None:
+    """Assert what is said of the chain that is ignored, pruning, the relatives and the records."""
+    assert after(text, "steps; the largest score is")[0] <= 0.005
+    assert text.count("InputError: No step scores at least 0.3, so none is true thinking") == 2
+    kept = {
+        (r["method"], r["fraction"]): leading(r["mean_estimate"]) for r in table(text, "method")
+    }
+    assert kept["tts", "0.25"] > 0.9 > max(kept["last", "0.25"], kept["random", "0.25"])
+    assert 0.3 < kept["tts", "0"] < 0.7 and kept["random", "1"] == 1
+    alone, whole = re.findall(r"^kept (.*): answer (\d+)$", text, re.M)
+    assert alone[0] == "['units 7']" and alone[1] != "37" == whole[1]
+    judged = table(text.split("equal to 0.001 is equal")[1], "measure ")
+    truth = {row["measure"]: row for row in judged}
+    kinds = ("needed", "used", "alternative")
+    assert [leading(truth["tts"][kind]) > 0.95 for kind in kinds] == [True] * 3
+    for null in ("paraphrase_kept", "leave_one_out"):
+        assert max(abs(leading(truth[null][kind]) - 0.5) for kind in kinds) < 0.2
+    assert leading(truth["mistake_kept"]["used"]) > leading(truth["leave_one_out"]["used"])
+    assert leading(truth["early_answering"]["used"]) < 0.9
+    assert after(text, "true thinking (at least 0.7):") == [0]
+    assert after(text, "of the 10 highest")[0] >= 8
+    (chains, right), *_ = re.findall(r"steps of (\d+) chains, (\d+) of them", text)
+    assert int(right) < int(chains) / 3
+
+
+def test_the_third_notebook_runs_and_its_remarks_hold(execute):
+    notebook = execute({}, THIRD)
+    assert all(cell.execution_count for cell in code_cells(notebook))
+    assert not [each for each in outputs(notebook) if each.output_type == "error"]
+    text = printed(notebook)
+    check_scores(text)
+    check_direction(text)
+    check_steering(text)
+    check_rest(text)
+    drawn = ["bar", "scatter", "scatter", "scatter", "heatmap", "bar"]
+    assert figure_types(notebook) == drawn
+
+
+QUICK = {
+    "tts": ["--seeds", "2", "--control-seeds", "0", "--model", str(tts_study.RECORDS / "thinker")],
+    "steer-test": ["--items", "6", "--random-layers", "chosen", "--no-bins", "--no-checks"],
+    "compare": ["--measures", "early", "drop"],
+}
+"""What makes the notebook's commands quick; of two equal flags the last one counts."""
+
+
+def test_the_commands_of_the_third_notebook_work(tmp_path, monkeypatch, capsys):
+    rows = [
+        {"id": each.id, "question": each.question, "cot": each.chain, "answer": each.answer}
+        for each in thinker.chains(12, seed=5)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "problems.jsonl").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    last = nbformat.read(THIRD, as_version=4).cells[-1].source
+    ran = []
+    for line in re.findall(r"^(?:interp|python) .*", last, re.M):
+        words = shlex.split(line)
+        if words[0] == "interp":
+            name = words[2] if words[2] in QUICK else words[1]
+            with pytest.raises(SystemExit) as stop:
+                cli.main([*words[1:], *QUICK.get(name, [])])
+            assert stop.value.code == 0, f"{line}: {capsys.readouterr().err}"
+        elif words[2] == "experiments.claims":
+            assert [claims.find(each).name for each in words[3:]] == words[3:]
+        else:
+            assert tyro.cli(tts_study.Config, args=words[3:]).subject == words[-1]
+        ran.append(words[2])
+    parts = [tmp_path / "runs" / "mine" / name for name in tts_runs.PARTS]
+    assert all((part / "manifest.json").is_file() for part in parts)
+    assert len(ran) == 8 and "experiments.tts_study" in ran

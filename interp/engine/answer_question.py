@@ -1,4 +1,4 @@
-"""What an answer sweep is asked: prompts, targets and cells, checked before the model runs."""
+"""What an answer sweep is asked, checked before the model runs, and the form of what it finds."""
 
 from __future__ import annotations
 

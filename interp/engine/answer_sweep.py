@@ -15,6 +15,9 @@ others.
 
 `exact=True` runs one plain forward pass and one plain generation a cell: the definition, to compare
 with.
+
+The parts: `answer_question` checks what is asked, `answer_forest` is the base run, `answer_cells`
+says what one pass of cells holds and writes answers on, `answer_shared` puts these together.
 """
 
 from __future__ import annotations

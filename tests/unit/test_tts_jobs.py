@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ PRUNE = tts_prune.Settings(fractions=(0.0, 0.5, 1.0), random=5)
 COMPARE = tts_compare.Settings(measures=("early", "drop", "whole"))
 
 
-def options(**more) -> dict[str, object]:
+def options(**more) -> dict[str, Any]:
     console = Console(file=io.StringIO())
     about = {"model": None, "out": None, "dtype": None, "device": "cpu", "console": console}
     return {**about, **more}
@@ -178,11 +179,12 @@ def test_a_second_direction_computes_nothing_and_a_damaged_file_is_made_again(ru
 def test_a_model_blind_to_its_chain_has_no_direction_in_words(tmp_path, monkeypatch):
     folder = scored_run(tmp_path / "run", 3, model="planted-ignores")
     monkeypatch.setattr(tts_runs, "load", never)
-    for call in (tts_direction.find, tts_steer.test):
-        settings = SETS if call is tts_direction.find else STEER
-        more = {} if call is tts_direction.find else {"direction": None}
+    for call in (
+        lambda: tts_direction.find(folder, settings=SETS, **options()),
+        lambda: steer(folder),
+    ):
         with pytest.raises(InputError, match=r"^No step scores at least 0\.3, so none is true"):
-            call(folder, settings=settings, **more, **options())
+            call()
     assert {path.name for path in folder.iterdir()}.isdisjoint(tts_runs.PARTS)
 
 

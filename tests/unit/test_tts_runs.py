@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -42,7 +44,7 @@ def changed_manifest(folder: Path, change) -> None:
     path.write_text(json.dumps(about))
 
 
-def scored(row: dict[str, object], rules: Rules, **about) -> ScoredChain:
+def scored(row: Mapping[str, Any], rules: Rules, **about) -> ScoredChain:
     """What a run must give back for a row, from the methods themselves."""
     model = load("planted-steps")
     problem = Problem(row["id"], row["question"], row["cot"], **about)

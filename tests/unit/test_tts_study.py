@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ N = 5
 """Chains of the thinker in these tests."""
 
 
-def small(subject: str, size: str) -> Plan:
+def small(subject: str, size: tts_study.Size) -> Plan:
     """The smoke plan with fewer draws, items and measures."""
     return replace(
         plan(subject, size),
@@ -125,7 +126,7 @@ def test_reasoning_models_write_as_they_are_published_and_small_ones_have_lower_
 def test_a_subject_knows_its_weights():
     assert Config(subject="thinker-ignores").weights.endswith("thinker_ignores")
     assert Config(subject="words").weights == "smollm2-135m"
-    assert Config(subject="qwen3-4b", input="a.jsonl").weights == "qwen3-4b"
+    assert Config(subject="qwen3-4b", input=Path("a.jsonl")).weights == "qwen3-4b"
     assert Config(subject="words", model="tiny-llama").weights == "tiny-llama"
 
 
@@ -148,7 +149,7 @@ def test_rows_are_the_generated_chains_or_those_of_the_file(tmp_path):
     )
 
 
-def test_every_third_layer_ends_at_the_final_output_where_it_falls_so():
+def test_every_so_many_layers_end_at_the_final_output_where_it_falls_so():
     assert tts_study.layers(6, 3) == (0, 3, 6)
     assert tts_study.layers(6, 4) == (0, 4)
     assert tts_study.layers(6, 1) == ()
