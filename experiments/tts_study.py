@@ -38,7 +38,7 @@ from interp.data.rows import Row, read_rows
 from interp.data.word_problems import word_problems
 from interp.engine.loading import load
 from interp.engine.model import Model
-from interp.errors import InputError, nearest
+from interp.errors import InputError, InterpError, nearest
 from interp.jobs import runs, tts, tts_compare, tts_direction, tts_prune, tts_runs, tts_steer
 from interp.models import thinker
 from interp.models.reasoning import REASONING, writing
@@ -386,7 +386,7 @@ def condense(folder: Path, out: Path) -> Path:
     _require_copy(out)
     shutil.rmtree(out, ignore_errors=True)
     _copy(whole, out, {})
-    parts = [folder / name for name in tts_runs.PARTS]
+    parts = [folder / name for name in runs.PARTS]
     made = [Store.open(part) for part in parts if (part / "manifest.json").is_file()]
     made = [part for part in made if part.keys()]
     if made:
@@ -431,7 +431,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     try:
         study = run(tyro.cli(Config, args=argv, description=__doc__), console)
-    except InputError as error:
+    except InterpError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     console.print(table(study))

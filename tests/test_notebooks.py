@@ -314,9 +314,8 @@ def check_rest(text: str) -> None:
     """Assert what is said of the chain that is ignored, pruning, the relatives and the records."""
     assert after(text, "steps; the largest score is")[0] <= 0.005
     assert text.count("InputError: No step scores at least 0.3, so none is true thinking") == 2
-    kept = {
-        (r["method"], r["fraction"]): leading(r["mean_estimate"]) for r in table(text, "method")
-    }
+    points = table(text, "method ")
+    kept = {(row["method"], row["fraction"]): leading(row["mean_estimate"]) for row in points}
     assert kept["tts", "0.25"] > 0.9 > max(kept["last", "0.25"], kept["random", "0.25"])
     assert 0.3 < kept["tts", "0"] < 0.7 and kept["random", "1"] == 1
     alone, whole = re.findall(r"^kept (.*): answer (\d+)$", text, re.M)
@@ -346,6 +345,11 @@ def test_the_third_notebook_runs_and_its_remarks_hold(execute):
     check_rest(text)
     drawn = ["bar", "scatter", "scatter", "scatter", "heatmap", "bar"]
     assert figure_types(notebook) == drawn
+    panels = [each.data[PLOTLY] for each in outputs(notebook) if PLOTLY in each.get("data", {})][2]
+    curves = [each["y"] for each in panels["data"] if each["name"] == "TrueThinking direction"]
+    assert len(curves) == 2
+    for *rest, best in map(sorted, curves):
+        assert max(rest) < 0.1 < 0.3 < best
 
 
 QUICK = {
@@ -369,7 +373,7 @@ def test_the_commands_of_the_third_notebook_work(tmp_path, monkeypatch, capsys):
     for line in re.findall(r"^(?:interp|python) .*", last, re.M):
         words = shlex.split(line)
         if words[0] == "interp":
-            name = words[2] if words[2] in QUICK else words[1]
+            name = words[2] if words[2] in tts_runs.PARTS else words[1]
             with pytest.raises(SystemExit) as stop:
                 cli.main([*words[1:], *QUICK.get(name, [])])
             assert stop.value.code == 0, f"{line}: {capsys.readouterr().err}"

@@ -24,8 +24,8 @@ from interp.thinking.sets import choose_sets
 RECORDS = Path(__file__).parents[1] / "records"
 THINKER, IGNORES = RECORDS / "thinker", RECORDS / "thinker_ignores"
 HIGH = 0.5
-"""A leg above this finds a step. In a sixth of the draws a shift brings two votes together, and then
-no alternative is sufficient."""
+"""A leg above this finds a step. In a sixth of the draws a shift brings two votes together, and
+then no alternative is sufficient."""
 POINTS = 0.30
 """How much more the direction must flip than a control: 30 points."""
 
@@ -61,9 +61,8 @@ def thinker_auc() -> Measured:
         f"sufficiency {suf:.2f}, {by_sufficiency:.0%} of {len(either)} found by sufficiency only, "
         f"{by_necessity:.0%} by necessity"
     )
-    return Measured(
-        text, needed >= 0.95 and by_sufficiency >= 0.8 and not by_necessity, tuple(table)
-    )
+    holds = needed >= 0.95 and by_sufficiency >= 0.8 and not by_necessity
+    return Measured(text, holds, tuple(table))
 
 
 def thinker_direction() -> Measured:

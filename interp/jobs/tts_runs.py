@@ -20,9 +20,6 @@ from interp.thinking.score import Chain, Problem, StepScore
 from interp.thinking.scored import ScoredChain
 from interp.thinking.steps import Step
 
-PARTS = ("direction", "steer-test", "prune", "compare")
-"""What is built on a run, each in a folder of that name inside it."""
-
 
 @dataclass(frozen=True)
 class ScoredRun:
@@ -93,7 +90,7 @@ def load_model(run: ScoredRun, name: str | None, *, dtype: str | None, device: s
     if weights_hash(model.hf) != about["weights_hash"]:
         raise ModelError(
             f"{model.name} has other weights than the model that {run.store.folder} scored: name "
-            "that one with --model, in the same dtype, or score the chains again."
+            f"that one with --model, with --dtype {about['dtype']}, or score the chains again."
         )
     return model
 

@@ -270,8 +270,16 @@ def score_chain(
         exact: one plain forward pass a cell instead of the shared token tree.
         chunk: tokens a forward pass (memory).
         progress: called with tokens done and in all.
+
+    Raises:
+        InputError: no seed, or a step that the chain does not have.
     """
     wanted = set(range(len(chain.steps)) if only is None else only)
+    if not seeds or not wanted <= set(range(len(chain.steps))):
+        raise InputError(
+            f"seeds={tuple(seeds)}, only={only}: give at least one seed, and steps from 0 to "
+            f"{len(chain.steps) - 1}."
+        )
     texts: dict[tuple[int, int], StepTexts] = {}
     cells: list[CellText] = []
     for place, seed in enumerate(seeds):

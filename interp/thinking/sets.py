@@ -287,8 +287,7 @@ def _check_ids(scored: Sequence[ScoredChain]) -> None:
     twice = [name for name, n in Counter(chain.id for chain in scored).items() if n > 1]
     if twice:
         raise InputError(
-            f"{len(twice)} ids stand for more than one chain, such as {twice[0]!r}: give each "
-            "chain an id of its own."
+            f"The id {twice[0]!r} stands for more than one chain: give each chain an id of its own."
         )
 
 

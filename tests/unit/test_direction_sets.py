@@ -235,7 +235,7 @@ def test_the_notes_are_json_and_count_problems():
         (
             [chain("a", [1, 0]), chain("b", [0, 1]), chain("a", [1, 0])],
             {},
-            "1 ids stand for more than one chain, such as 'a': give each chain an id of its own.",
+            "The id 'a' stands for more than one chain: give each chain an id of its own.",
         ),
         (
             [],

@@ -722,3 +722,12 @@ def test_the_audit_names_every_cell_once_with_its_tokens():
         if (each.step, each.seed) == (3, 1):
             assert model.tokenizer.decode(each.prompt_ids) == texts[each.cell]
             assert model.tokenizer.decode(each.answer_ids) == "33}"
+
+
+def test_no_seed_or_a_step_that_is_not_there_is_refused():
+    model = load("tiny-llama")
+    chain = prepare(model, Problem("p", "q", "So 2 + 2 = 4. Then 5.", gold="5"), GOLD)
+    with pytest.raises(InputError, match=r"^seeds=\(\), only=None: give at least one seed"):
+        score_chain(model, chain, GOLD, seeds=())
+    with pytest.raises(InputError, match=r"only=\[2\]: give .* steps from 0 to 1\.$"):
+        score_chain(model, chain, GOLD, only=[2])

@@ -185,7 +185,7 @@ def test_a_model_blind_to_its_chain_has_no_direction_in_words(tmp_path, monkeypa
     ):
         with pytest.raises(InputError, match=r"^No step scores at least 0\.3, so none is true"):
             call()
-    assert {path.name for path in folder.iterdir()}.isdisjoint(tts_runs.PARTS)
+    assert {path.name for path in folder.iterdir()}.isdisjoint(runs.PARTS)
 
 
 @pytest.mark.parametrize(

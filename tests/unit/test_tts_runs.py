@@ -177,7 +177,7 @@ def test_rules_of_another_version_are_refused(folder, tmp_path):
 def test_other_weights_are_refused_and_the_same_are_found_by_name(folder):
     run = tts_runs.open_run(folder)
     assert tts_runs.load_model(run, None, dtype=None, device="cpu").name == "planted-steps"
-    end = "scored: name that one with --model, in the same dtype, or score the chains again."
+    end = "scored: name that one with --model, with --dtype float32, or score the chains again."
     for name, dtype in (("planted-ignores", None), (None, "float64")):
         shown = name or "planted-steps"
         message = f"{shown} has other weights than the model that {folder} {end}"

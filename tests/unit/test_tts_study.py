@@ -159,11 +159,11 @@ def test_every_so_many_layers_end_at_the_final_output_where_it_falls_so():
 
 
 def test_the_thinker_has_every_part_and_the_notes_say_so(thought):
-    assert status(thought) == dict.fromkeys(("scores", *tts_runs.PARTS), "done")
+    assert status(thought) == dict.fromkeys(("scores", *runs.PARTS), "done")
     kept = notes(thought.folder)["study"]
     assert [(row["part"], row["status"]) for row in kept] == list(status(thought).items())
     assert all(row["cpu_seconds"] >= 0 for row in kept)
-    for part in tts_runs.PARTS:
+    for part in runs.PARTS:
         assert Store.open(thought.folder / part).keys()
     assert (thought.folder / "direction" / "direction.safetensors").is_file()
 
@@ -207,7 +207,7 @@ def test_coefficient_zero_flips_nothing(thought):
 
 
 def test_a_second_start_computes_nothing_again(thought, monkeypatch):
-    keys = {part: Store.open(thought.folder / part).keys() for part in ("", *tts_runs.PARTS)}
+    keys = {part: Store.open(thought.folder / part).keys() for part in ("", *runs.PARTS)}
     before = notes(thought.folder)["study"]
 
     def no_forward(*_, **__):
@@ -249,7 +249,7 @@ def test_chains_without_an_answer_leave_every_part_out_in_words(tmp_path):
     path = tmp_path / "problems.jsonl"
     path.write_text(json.dumps({"id": "a", "question": "1 + 1?"}) + "\n")
     made = study(tmp_path, subject="gsm8k", input=path, model="tiny-llama")
-    assert status(made) == {"scores": "done"} | dict.fromkeys(tts_runs.PARTS, "skipped")
+    assert status(made) == {"scores": "done"} | dict.fromkeys(runs.PARTS, "skipped")
     assert made.parts[0].said[-1] == "1 of 1 chains are marked."
     assert all("holds no scored chain" in part.said[0] for part in made.parts[1:])
 
@@ -263,7 +263,7 @@ def copied(thought, tmp_path_factory):
 
 
 def test_a_copy_holds_every_row_in_one_cell_a_run(thought, copied):
-    for part in ("", *tts_runs.PARTS):
+    for part in ("", *runs.PARTS):
         one, other = Store.open(thought.folder / part), Store.open(copied / part)
         assert len(other.keys()) == 1
         assert runs.table_names(other) == runs.table_names(one)
@@ -280,7 +280,7 @@ def test_a_copy_holds_every_row_in_one_cell_a_run(thought, copied):
 def test_a_copied_run_is_read_as_the_run_and_its_parts_are_still_its_own(thought, copied):
     runs_read = [tts_runs.open_run(folder) for folder in (thought.folder, copied)]
     assert runs_read[0].chains == runs_read[1].chains
-    for part in tts_runs.PARTS:
+    for part in runs.PARTS:
         data = Store.open(copied / part).manifest.data
         assert data == runs_read[1].identity != runs_read[0].identity
 
