@@ -235,8 +235,9 @@ def rows_of(config: Config, n: int) -> tuple[list[Row], dict[str, str]]:
     """Return the rows of a subject, and the words for its manifest."""
     n = config.limit or n
     if config.input is not None:
+        rows = read_rows(config.input, limit=n)
         about = {"path": config.input.name, "sha256": file_hash(config.input), "limit": str(n)}
-        return read_rows(config.input, limit=n), about
+        return rows, about
     if config.subject == "words":
         made = tts.generated_rows(word_problems(n, seed=config.seed))
         return made, {"problems": f"word_problems({n}, seed={config.seed})"}

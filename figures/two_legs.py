@@ -10,7 +10,7 @@ from figures.titled import NothingToDraw, titled
 from interp.results import thinking_findings as said
 from interp.results.report_charts import beside, legs_chart
 from interp.results.report_stats import Row, merge_seeds, scored_rows
-from interp.results.step_profiles import two_leg_table
+from interp.results.step_profiles import missed_elsewhere, two_leg_table
 from interp.results.thinking_charts import quadrant_map
 
 TABLES = ("steps", "chains")
@@ -29,4 +29,4 @@ def figure(steps: Sequence[Row], chains: Sequence[Row]) -> go.Figure:
     lines = two_leg_table(rows)
     titles = ("Share of steps, 95% interval", "Each step, signed")
     both = beside(quadrant_map(lines), legs_chart(merge_seeds(rows)), titles, split=0.5)
-    return titled(both, said.legs_finding(lines), height=520)
+    return titled(both, said.legs_finding(lines, missed_elsewhere(rows)), height=520)

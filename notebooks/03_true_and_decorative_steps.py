@@ -633,7 +633,7 @@ show(agreement_map(pairs), title, width=860, margin={"t": 60})
 
 # %%
 from interp.jobs import runs
-from interp.jobs.tts_runs import PARTS, open_run
+from interp.jobs.tts_runs import open_run
 from interp.results import Store
 from interp.results import thinking_findings as findings
 from interp.results.step_profiles import score_shares
@@ -687,7 +687,7 @@ figure = go.Figure(bars).update_layout(
 figure.show()
 
 # %%
-parts = {name: Store.open(folder / name) for name in PARTS if (folder / name).is_dir()}
+parts = {name: Store.open(folder / name) for name in runs.PARTS if (folder / name).is_dir()}
 if not parts:
     print("Only scores lie here; `python -m experiments.tts_study --subject words` does the rest.")
 if "steer-test" in parts:
@@ -728,12 +728,13 @@ for name, part in parts.items():
 # ## What to run next
 #
 # On chains of your own, one problem a line: `{"id", "question", "cot"?, "answer"?}` (without `cot`
-# the model writes one). Each command writes records and adds to one report.
+# the model writes one). Each command writes records and adds to one report. The thresholds of the
+# sets are lowered here, for a small model; leave them out for one that thinks in its chain.
 #
 # ```
 # interp tts problems.jsonl --model smollm2-135m --out runs/mine --seeds 5
-# interp tts direction runs/mine
-# interp tts steer-test runs/mine
+# interp tts direction runs/mine --true-from 0.05 --lowest 0.03
+# interp tts steer-test runs/mine --true-from 0.05 --lowest 0.03
 # interp tts prune runs/mine
 # interp tts compare runs/mine
 # interp report runs/mine

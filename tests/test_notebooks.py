@@ -26,7 +26,7 @@ from nbclient import NotebookClient
 
 from experiments import claims, tts_study
 from interp import cli
-from interp.jobs import tts_runs
+from interp.jobs import runs
 from interp.models import registry, thinker
 
 ROOT = Path(__file__).parents[1]
@@ -353,9 +353,10 @@ def test_the_third_notebook_runs_and_its_remarks_hold(execute):
 
 
 QUICK = {
-    "tts": ["--seeds", "2", "--control-seeds", "0", "--model", str(tts_study.RECORDS / "thinker")],
-    "steer-test": ["--items", "6", "--random-layers", "chosen", "--no-bins", "--no-checks"],
-    "compare": ["--measures", "early", "drop"],
+    "tts": ["--seeds", "2", "--control-seeds", "0"],
+    "steer-test": ["--items", "4", "--random-layers", "chosen", "--no-bins", "--no-checks"],
+    "prune": ["--fractions", "0.5", "--random", "2", "--no-decode"],
+    "compare": ["--measures", "early"],
 }
 """What makes the notebook's commands quick; of two equal flags the last one counts."""
 
@@ -363,7 +364,7 @@ QUICK = {
 def test_the_commands_of_the_third_notebook_work(tmp_path, monkeypatch, capsys):
     rows = [
         {"id": each.id, "question": each.question, "cot": each.chain, "answer": each.answer}
-        for each in thinker.chains(12, seed=5)
+        for each in thinker.chains(8, seed=5)
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "problems.jsonl").write_text(text, encoding="utf-8")
@@ -373,15 +374,16 @@ def test_the_commands_of_the_third_notebook_work(tmp_path, monkeypatch, capsys):
     for line in re.findall(r"^(?:interp|python) .*", last, re.M):
         words = shlex.split(line)
         if words[0] == "interp":
-            name = words[2] if words[2] in tts_runs.PARTS else words[1]
+            name = words[2] if words[2] in runs.PARTS else words[1]
+            thinks = ["--model", str(tts_study.RECORDS / "thinker")] if words[1] == "tts" else []
             with pytest.raises(SystemExit) as stop:
-                cli.main([*words[1:], *QUICK.get(name, [])])
+                cli.main([*words[1:], *thinks, *QUICK.get(name, [])])
             assert stop.value.code == 0, f"{line}: {capsys.readouterr().err}"
         elif words[2] == "experiments.claims":
             assert [claims.find(each).name for each in words[3:]] == words[3:]
         else:
             assert tyro.cli(tts_study.Config, args=words[3:]).subject == words[-1]
         ran.append(words[2])
-    parts = [tmp_path / "runs" / "mine" / name for name in tts_runs.PARTS]
+    parts = [tmp_path / "runs" / "mine" / name for name in runs.PARTS]
     assert all((part / "manifest.json").is_file() for part in parts)
     assert len(ran) == 8 and "experiments.tts_study" in ran

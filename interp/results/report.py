@@ -26,7 +26,7 @@ from interp.results.report_stats import (
     summaries,
 )
 from interp.results.report_tables import note, table
-from interp.results.step_profiles import two_leg_table
+from interp.results.step_profiles import missed_elsewhere, two_leg_table
 from interp.results.thinking_findings import legs_finding, shares
 
 CAUSAL = ("patch", "paths", "edges", "faithfulness", "doses")
@@ -158,7 +158,7 @@ def _chart_section(rows: Sequence[Row]) -> str:
 def _legs_block(rows: Sequence[Row]) -> str:
     """The two-leg table: what a test of one leg alone misses."""
     lines = two_leg_table(rows)
-    found = legs_finding(lines)
+    found = legs_finding(lines, missed_elsewhere(rows))
     shown = {row["name"]: shares(row, "estimate", "low", "high") for row in lines}
     body = [
         ("Necessity high", shown["nec only"], shown["both"]),

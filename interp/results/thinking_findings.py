@@ -311,11 +311,21 @@ def early_finding(rows: Sequence[Row]) -> Finding | None:
     return Finding(title, detail + few(first.n_units, "problem"))
 
 
-def legs_finding(lines: Sequence[Row]) -> Finding:
-    """What a test of necessity alone misses, from the rows of `step_profiles.two_leg_table`."""
+def legs_finding(
+    lines: Sequence[Row], elsewhere: Sequence[tuple[float, float | None]] = ()
+) -> Finding:
+    """What a test of necessity alone misses, from the rows of `step_profiles.two_leg_table`.
+
+    `elsewhere` gives the share at other splits, from `step_profiles.missed_elsewhere`.
+    """
     by_name = {row["name"]: row for row in lines}
     missed, at = by_name.get("missed by necessity"), lines[0]["nec_high"]
-    cut = f"A leg is high where its size is above {short(at)}."
+    others = [
+        f"{'no step is high' if missed is None else f'{missed:.0%}'} at {short(split)}"
+        for split, missed in elsewhere
+    ]
+    cut = f"A leg is high where its size is above {short(at)}"
+    cut += f"; missed by necessity elsewhere: {', '.join(others)}." if others else "."
     if missed is None:
         return Finding("No step is high on either leg.", cut)
     share = shares(missed, "estimate", "low", "high")

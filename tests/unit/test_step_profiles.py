@@ -10,11 +10,13 @@ import pytest
 from interp.errors import InputError
 from interp.results.step_profiles import (
     check_shares,
+    missed_elsewhere,
     position_profile,
     quadrant,
     score_shares,
     two_leg_table,
 )
+from interp.results.thinking_findings import legs_finding
 from tests.strategies import says
 
 FEW = "only 2 problems: the interval is probably too narrow"
@@ -107,6 +109,17 @@ def test_the_published_table_gives_its_published_share():
     assert table["missed by necessity"]["estimate"] == pytest.approx(0.196, abs=0.005)
     assert table["neither"]["estimate"] == pytest.approx(0.876, abs=0.001)
     assert table["neither"]["warning"] is None
+
+
+def test_what_necessity_misses_is_told_at_other_splits_too():
+    """One step high on both legs at 0.005; at 0.3 its necessity is no longer, at 1 none is."""
+    rows = [row("a", 0, 0.2, 0.5), row("b", 0, 0.0, 0.0)]
+    assert missed_elsewhere(rows) == [(0.005, 0.0), (0.3, 1.0)]
+    assert missed_elsewhere(rows[1:]) == [(0.005, None), (0.3, None)]
+    said = legs_finding(two_leg_table(rows), missed_elsewhere(rows))
+    assert said.detail.startswith("Of 1 step of 1 problem")
+    end = "A leg is high where its size is above 0.1; missed by necessity elsewhere: 0% at 0.005, "
+    assert end + "100% at 0.3." in said.detail
 
 
 def test_without_a_high_step_nothing_is_missed():
