@@ -707,12 +707,15 @@ for name, part in parts.items():
         print(f"warning of {name}: {warning}")
 
 # %% [markdown]
-# How little this shows! The model is too small for these problems: its answers are mostly wrong,
-# and mostly do not hang on what it wrote. Many decorative steps are *saturated*: the answer was
-# sure or hopeless whatever they said, which is no evidence that they decorate. What scores highest
-# states the answer, and this cannot tell use from copying. No step is true thinking by the paper's
-# threshold, so the defaults refuse to make a direction; one from lower thresholds is a direction
-# between steps that all move the answer little. And every interval is over few problems.
+# How little this shows! The model is too small for these problems, and its answers are mostly wrong.
+# No step is true thinking by the paper's threshold, so the defaults refuse to make a direction. One
+# from lower thresholds comes of a handful of steps, and leaves the steering tests a handful of
+# items; that it flips none of them is a test without power, not evidence of anything. What scores
+# highest states the answer, and this cannot tell use from copying.
+#
+# Nor do low scores say that the chain is idle. Many decorative steps are *saturated*: the answer was
+# sure or hopeless whatever they said. And keeping half of the steps, by any rule, loses nearly all
+# answers: what no step does alone, they may do together.
 #
 # ## What this shows, and what it does not
 #

@@ -332,6 +332,10 @@ def check_rest(text: str) -> None:
     assert after(text, "of the 10 highest")[0] >= 8
     (chains, right), *_ = re.findall(r"steps of (\d+) chains, (\d+) of them", text)
     assert int(right) < int(chains) / 3
+    if "Only scores lie here" not in text:
+        assert len(re.findall(r"^   0% .* of [1-9] items of [1-9] problems", text, re.M)) == 2
+        assert after(text, "of steps with the highest TTS keep")[0] < 15
+        assert after(text, "% of the answers, random steps")[0] < 15
 
 
 def test_the_third_notebook_runs_and_its_remarks_hold(execute):
@@ -354,7 +358,7 @@ def test_the_third_notebook_runs_and_its_remarks_hold(execute):
 
 QUICK = {
     "tts": ["--seeds", "2", "--control-seeds", "0"],
-    "steer-test": ["--items", "4", "--random-layers", "chosen", "--no-bins", "--no-checks"],
+    "steer-test": shlex.split("--items 4 --layers 1 --shuffled 1 --no-bins --no-checks"),
     "prune": ["--fractions", "0.5", "--random", "2", "--no-decode"],
     "compare": ["--measures", "early"],
 }

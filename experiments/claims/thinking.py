@@ -44,11 +44,13 @@ def tts_exact() -> Measured:
     return Measured(text, holds, tuple(rows))
 
 
+QUESTION = "Several friends count their things and add them up. How many are there at the end?"
+
+
 def cost_chain(model: Model, *, n_steps: int, n_tokens: int) -> Chain:
     """A chain of a wanted size behind a question of about 40 tokens."""
     text = counted_chain(model, n_steps=n_steps, n_tokens=n_tokens)
-    question = "Several friends count their things and add them up. How many are there at the end?"
-    problem = Problem("cost", question, text, gold="42")
+    problem = Problem("cost", QUESTION, text, gold="42")
     rules = Rules(target="gold")
     return prepare(model, problem, rules)
 
