@@ -242,8 +242,17 @@ def rows_of(config: Config, n: int) -> tuple[list[Row], dict[str, str]]:
         made = tts.generated_rows(word_problems(n, seed=config.seed))
         return made, {"problems": f"word_problems({n}, seed={config.seed})"}
     chains = thinker.chains(n, seed=config.seed)
-    rows = [Row(each.id, each.question, each.chain, each.answer) for each in chains]
-    return rows, {"chains": f"thinker.chains({n}, seed={config.seed})"}
+    rows = [
+        Row(
+            each.id,
+            each.question,
+            each.chain,
+            each.answer,
+            checks=thinker.restated(thinker.lines(each.chain), int(each.guess)),
+        )
+        for each in chains
+    ]
+    return rows, {"chains": f"thinker.chains({n}, seed={config.seed}), checks as restated"}
 
 
 def run(config: Config, console: Console) -> Study:

@@ -707,15 +707,15 @@ for name, part in parts.items():
         print(f"warning of {name}: {warning}")
 
 # %% [markdown]
-# How little this shows! The model is too small for these problems, and its answers are mostly wrong.
-# No step is true thinking by the paper's threshold, so the defaults refuse to make a direction. One
-# from lower thresholds comes of a handful of steps, and leaves the steering tests a handful of
-# items; that it flips none of them is a test without power, not evidence of anything. What scores
-# highest states the answer, and this cannot tell use from copying.
+# How little this shows! The model is too small for these problems, and most of its answers are
+# wrong. No step is true thinking by the paper's threshold, so the defaults refuse to make a
+# direction. One from lower thresholds comes of a handful of steps, and leaves the steering tests a
+# handful of items; that it flips none of them is a test without power, not evidence of anything.
+# What scores highest states the answer, and this cannot tell use from copying.
 #
-# Nor do low scores say that the chain is idle. Many decorative steps are *saturated*: the answer was
-# sure or hopeless whatever they said. And keeping half of the steps, by any rule, loses nearly all
-# answers: what no step does alone, they may do together.
+# Nor do low scores say that the chain is idle. Many decorative steps are *saturated*: the answer
+# was sure or hopeless whatever they said. And keeping half of the steps, by any rule, loses nearly
+# all answers: what no step does alone, they may do together.
 #
 # ## What this shows, and what it does not
 #

@@ -335,7 +335,7 @@ def check_rest(text: str) -> None:
     if "Only scores lie here" not in text:
         assert len(re.findall(r"^   0% .* of [1-9] items of [1-9] problems", text, re.M)) == 2
         assert after(text, "of steps with the highest TTS keep")[0] < 15
-        assert after(text, "% of the answers, random steps")[0] < 15
+        assert after(text, "of the answers, random steps")[0] < 15
 
 
 def test_the_third_notebook_runs_and_its_remarks_hold(execute):

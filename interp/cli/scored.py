@@ -190,6 +190,8 @@ class TtsCompare(_OnRun):
 
     measures: tuple[str, ...] = ("early", "drop", "mistake", "paraphrase", "attention", "whole")
     """Which measures; regenerate and resample make the model write and take longest."""
+    limit: int | None = None
+    """Only the first chains of the run."""
     rollouts: int = 8
     """resample: continuations from each place."""
     max_new_tokens: int = 128

@@ -54,8 +54,9 @@ class Tts(OnModel):
     """Score every step of chains of thought with the True-Thinking Score, controls beside it."""
 
     input: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="INPUT.jsonl")]]
-    """One problem a line: {"id", "question", "cot"?, "answer"?}; without `cot` the model writes
-    one. `answer` is the gold answer, alone or after `####`."""
+    """One problem a line: {"id", "question", "cot"?, "answer"?, "checks"?}; without `cot` the model
+    writes one. `answer` is the gold answer, alone or after `####`; `checks` lists the steps that
+    verify others, which are else known by their first words."""
     out: Out
     """Folder of the records; a run that was stopped goes on there."""
     seeds: int = 5

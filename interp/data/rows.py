@@ -23,6 +23,7 @@ class Row:
     answer: str | None = None
     spans: tuple[tuple[int, int], ...] | None = None
     paraphrases: dict[int, str] | None = None
+    checks: tuple[int, ...] | None = None
     reason: str | None = None
 
 
@@ -91,13 +92,15 @@ def _row(line: str, number: int) -> Row:
     try:
         spans = tuple((int(a), int(b)) for a, b in data["spans"]) if data.get("spans") else None
         rewrites = {int(k): str(v) for k, v in (data.get("paraphrases") or {}).items()}
+        checks = None if data.get("checks") is None else tuple(int(i) for i in data["checks"])
     except (TypeError, ValueError, AttributeError):
-        reason = "`spans` must be [start, end] pairs and `paraphrases` an object of step to text"
-        return Row(name, question, reason=reason)
-    return Row(name, question, data.get("cot"), data.get("answer"), spans, rewrites or None)
+        reason = "`spans` must be [start, end] pairs, `paraphrases` an object of step to text, and "
+        return Row(name, question, reason=reason + "`checks` a list of steps")
+    given = data.get("cot"), data.get("answer")
+    return Row(name, question, *given, spans, rewrites or None, checks)
 
 
-FIELDS = ("id", "question", "cot", "answer", "spans", "paraphrases")
+FIELDS = ("id", "question", "cot", "answer", "spans", "paraphrases", "checks")
 
 
 def _misspelt(data: dict[str, Any]) -> str | None:

@@ -198,7 +198,7 @@ def score_row(
 
 def _problem(row: Row) -> Problem:
     gold = answers.gold_answer(row.answer) if row.answer else None
-    return Problem(row.id, row.question, row.cot, gold, row.spans, row.paraphrases)
+    return Problem(row.id, row.question, row.cot, gold, row.spans, row.paraphrases, row.checks)
 
 
 def chunk_for(model: Model, longest: int, memory_gib: float) -> int:
@@ -241,6 +241,7 @@ def _tables(row: Row, model: Model, result: ChainScore, *, audit: bool) -> Table
         "correct": answers.same_answer(chain.answer, gold) if gold else None,
         "n_steps": len(chain.steps),
         "starts": [step.start for step in chain.steps],
+        "checks": None if chain.problem.checks is None else list(chain.problem.checks),
         "n_tokens": len(model.tokenizer(chain.text, add_special_tokens=False)["input_ids"]),
         "truncated": chain.truncated,
         "n_marked_steps": len(result.marked),

@@ -31,6 +31,7 @@ class Settings:
     """What is computed beside the scores of a run."""
 
     measures: tuple[str, ...] = ("early", "drop", "mistake", "paraphrase", "attention", "whole")
+    limit: int | None = None
     rollouts: int = 8
     max_new_tokens: int = 128
     seed: int = 0
@@ -46,6 +47,8 @@ class Settings:
         if not self.measures or len(set(self.measures)) < len(self.measures):
             told = " ".join(self.measures) or "nothing"
             raise InputError(f"--measures {told}: name each measure once, and at least one.")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit {self.limit}: take at least 1 chain, or all without it.")
         if self.rollouts < 2:
             raise InputError(f"--rollouts {self.rollouts}: a distribution needs at least 2.")
         if self.max_new_tokens < 1:
@@ -182,9 +185,10 @@ def compare(
     loaded = tts_runs.load_model(run, model, dtype=dtype, device=device)
     store = tts_runs.begin(run, loaded, "compare", out, asdict(settings))
     order: list[str] = []
+    chains = run.chains[: settings.limit]
     with runs.progress(console) as bars:
-        task = bars.add_task("chains", total=len(run.chains) * len(settings.measures))
-        for chain in run.chains:
+        task = bars.add_task("chains", total=len(chains) * len(settings.measures))
+        for chain in chains:
             for name in settings.measures:
                 if name in MEASURES:
                     _cell(
@@ -198,9 +202,9 @@ def compare(
                     )
                 bars.advance(task)
         if "receivers" in settings.measures:
-            _cell(store, order, "all", "receivers", lambda: _receivers(loaded, run))
+            _cell(store, order, "all", "receivers", lambda: _receivers(loaded, chains, run.rules))
     runs.finish(store, order)  # rows come back in this order
-    table, means = _summary(store, order, run.chains)
+    table, means = _summary(store, order, chains)
     runs.finish(store, order)
     runs.write_report(store)
     marked = len(runs.rows(store, "compare_marked"))
@@ -228,14 +232,14 @@ def _measured(
         return {"compare_marked": [{**mark, "measure": measure.__name__.strip("_")}]}
 
 
-def _receivers(model: Model, run: tts_runs.ScoredRun) -> Tables:
+def _receivers(model: Model, scored: Sequence[ScoredChain], rules: Rules) -> Tables:
     """Heads are chosen on one half of the chains and read on the other."""
-    chains = [chain.chain for chain in run.chains]
+    chains = [chain.chain for chain in scored]
     halves = [chains[0::2], chains[1::2]] if len(chains) > 1 else [chains]
     tables: dict[str, list[dict[str, Any]]] = {}
     for place, half in enumerate(halves):
         try:
-            found = receiver_heads(model, half, run.rules, choose_on=halves[place - 1])
+            found = receiver_heads(model, half, rules, choose_on=halves[place - 1])
         except InputError as error:
             mark = {"id": "all", "step": -1, "seed": 0, "measure": "receivers"}
             return {"compare_marked": [{**mark, "reason": str(error)}]}

@@ -152,7 +152,14 @@ def _chain(row: Mapping[str, Any], rules: Rules, scores: Sequence[StepScore]) ->
                 f"Step {score.step} of {row['id']} was cut at {score.start} to {score.end}, and "
                 "this version cuts the chain elsewhere: score it again."
             )
-    problem = Problem(row["id"], row["question"], text, row.get("gold"))
+    checks = row.get("checks")
+    problem = Problem(
+        row["id"],
+        row["question"],
+        text,
+        row.get("gold"),
+        checks=None if checks is None else tuple(checks),
+    )
     return Chain(
         problem,
         row["prompt"],

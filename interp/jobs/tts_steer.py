@@ -7,7 +7,7 @@ that was stopped goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from interp.engine.model import Model
 from interp.errors import InputError
 from interp.jobs import runs, tts_direction, tts_runs
 from interp.jobs.tts_direction import SetSettings
+from interp.stats import cluster_bootstrap
 from interp.thinking import checks
 from interp.thinking.direction import at_norms
 from interp.thinking.rules import Rules
@@ -482,8 +483,10 @@ def _checks(job: _Job) -> None:
 
     def make() -> Tables:
         chains, rules, exact = job.run.chains, job.rules, job.settings.exact
-        segments = checks.segments(chains)
-        tested = checks.behaviour(job.model, chains, rules, exact=exact)
+        given = {each.id: each.chain.problem.checks for each in chains}
+        labels = {name: steps for name, steps in given.items() if steps is not None}
+        segments = checks.segments(chains, labels)
+        tested = checks.behaviour(job.model, chains, rules, labels=labels, exact=exact)
         items = checks.make_check_items(job.model, chains, rules, tested.tests)
         curves: list[dict[str, Any]] = []
         if items.disengage:
@@ -491,7 +494,7 @@ def _checks(job: _Job) -> None:
             arms = [direction_arm(job.model, job.directions), *twins]
             arms = [checks.restoring(arm) for arm in arms]
             trials = steer(job.model, items.disengage, arms, rules, exact=exact)
-            curves = restored_by_layer(trials)
+            curves = restored_by_layer(trials, job.split)
         return {
             "check_segments": [asdict(each) for each in segments],
             "check_tests": [asdict(each) for each in tested.tests],
@@ -501,23 +504,39 @@ def _checks(job: _Job) -> None:
     job.cell({"checks": "self-verification", **job.identity}, make)
 
 
-def restored_by_layer(trials: Iterable[Trial]) -> list[dict[str, Any]]:
-    """The share of checks that a vector brings back to y*, by arm and layer; twins are pooled."""
+def restored_by_layer(trials: Sequence[Trial], split: Mapping[str, Split]) -> list[dict[str, Any]]:
+    """The share of the test problems' checks that a vector brings back to y*, by arm and layer.
+
+    Twins are pooled. `chosen` marks the layer that the direction chose on the selection problems. A
+    problem that the split does not have may have been fitted on, so it is none of the test's.
+    """
+    where: dict[str, Split] = {
+        trial.problem: split.get(trial.problem, "select") for trial in trials
+    }
+    main = [trial for trial in trials if trial.arm == "direction"]
+    free = any(where[trial.problem] == "select" for trial in main)
+    chosen = choose_layer(main, where) if free else None
     groups: dict[tuple[str, int], list[Trial]] = {}
     for trial in trials:
-        if trial.layer is not None:
+        if trial.layer is not None and where[trial.problem] == "test":
             groups.setdefault((trial.arm, trial.layer), []).append(trial)
-    return [
-        {
-            "arm": arm,
-            "layer": layer,
-            "restored": sum(trial.flipped for trial in mine) / len(mine),
-            "unparsable": sum(trial.unparsable for trial in mine) / len(mine),
-            "n_items": len({trial.key for trial in mine}),
-            "n_problems": len({trial.problem for trial in mine}),
-        }
-        for (arm, layer), mine in sorted(groups.items())
-    ]
+    return [_restored(*key, mine, chosen) for key, mine in sorted(groups.items())]
+
+
+def _restored(arm: str, layer: int, trials: Sequence[Trial], chosen: int | None) -> dict[str, Any]:
+    problems = [trial.problem for trial in trials]
+    share = cluster_bootstrap([float(trial.flipped) for trial in trials], problems)
+    return {
+        "arm": arm,
+        "layer": layer,
+        "chosen": layer == chosen,
+        "restored": share.estimate,
+        "restored_low": share.low,
+        "restored_high": share.high,
+        "unparsable": sum(trial.unparsable for trial in trials) / len(trials),
+        "n_items": len({trial.key for trial in trials}),
+        "n_problems": len(set(problems)),
+    }
 
 
 def _trial(row: Mapping[str, Any]) -> Trial:

@@ -153,6 +153,22 @@ def answer_of(steps: Sequence[Line], guess: int) -> int:
     return max(reversed(cast), key=cast.count, default=guess)
 
 
+def restated(steps: Sequence[Line], guess: int) -> tuple[int, ...]:
+    """Return the steps that state the answer of the votes before them again: its checks.
+
+    A vote that does so is used; a decorative step that does so is not.
+
+    >>> restated([Line("so", 37), Line("note", 37), Line("also", 12), Line("get", 37)], guess=52)
+    (1, 3)
+    """
+    found = []
+    for i, (word, number) in enumerate(steps):
+        voted = votes(steps[:i])
+        if voted and word not in (TENS, UNITS) and number == answer_of(steps[:i], guess):
+            found.append(i)
+    return tuple(found)
+
+
 def legs_of(
     steps: Sequence[Line], perturbed: Sequence[Line], guess: int, *, answer: int
 ) -> list[Legs]:

@@ -206,18 +206,21 @@ def _restored(rows: Sequence[Row]) -> list[Finding]:
     mine = [row for row in rows if row["arm"] == "direction"]
     if not mine:
         return []
-    best = max(mine, key=lambda row: (row["restored"], -row["layer"]))
+    chosen = next((row for row in mine if row.get("chosen")), None)
+    best = chosen or max(mine, key=lambda row: (row["restored"], -row["layer"]))
     beside = [r for r in rows if (r["arm"], r["layer"]) == ("random", best["layer"])]
     title = (
         f"Adding the direction brings back y* after {percent(best['restored'])} of unused checks"
     )
     title += f", random directions {percent(beside[0]['restored'])}" if beside else ""
-    title += f" (layer {best['layer']}, the best)."
-    detail = (
-        f"{count(best['n_items'], 'check')} of {count(best['n_problems'], 'problem')}; the layer "
-        "is chosen on the checks that it is counted on, so the share is too high; no interval. "
-        f"{percent(best['unparsable'])} of answers cannot be read."
-    )
+    title += f" (layer {best['layer']})." if chosen else f" (layer {best['layer']}, the best)."
+    detail = f"{count(best['n_items'], 'check')} of {count(best['n_problems'], 'problem')}; "
+    if chosen:
+        detail += f"{shares(chosen, 'restored')}, the layer chosen on other problems. "
+    else:
+        detail += "the layer is chosen on the checks that it is counted on, so the share is too "
+        detail += "high; no interval. "
+    detail += f"{percent(best['unparsable'])} of answers cannot be read."
     return [Finding(title, detail + few(best["n_problems"], "problem"))]
 
 

@@ -59,6 +59,8 @@ class Problem:
     """Steps given by the user, as character spans of `cot`."""
     paraphrases: Mapping[int, str] | None = None
     """Meaning-preserving rewrites of steps, by step: the null control where given."""
+    checks: tuple[int, ...] | None = None
+    """Which steps verify others, by the user; None leaves it to their first words."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,10 @@ def prepare(
     steps = cut(text, rules) if problem.spans is None else from_spans(text, problem.spans)
     if not steps:
         raise InputError("empty chain: there is no step before the final answer")
+    if outside := [i for i in problem.checks or () if not 0 <= i < len(steps)]:
+        raise InputError(
+            f"checks name step {outside[0]}, and the chain has steps 0 to {len(steps) - 1}"
+        )
     length = len(encode(model.tokenizer, prompt + full_text(text, rules)))
     if length + 32 > model.sizes.n_ctx:
         raise InputError(
@@ -387,13 +393,20 @@ def _step_score(
         suf_mean_logprob=(cells["s1c0"] - cells["s0c0"]) / n_tokens,
         mentions_answer=answers.mentions(step.text, chain.answer),
         saturated=_saturated(probabilities, rules),
-        verification=answers.verification(step.text),
+        verification=is_check(chain.problem, step),
         position=step.index / last if last else 1.0,
         null_tts=legs(probabilities, "s1", "n0")[2] if cells.keys() >= set(NULL_CELLS) else None,
         random_tts=(
             legs(probabilities, "r1", "r0")[2] if cells.keys() >= set(RANDOM_CELLS) else None
         ),
     )
+
+
+def is_check(problem: Problem, step: Step) -> bool:
+    """Whether a step verifies others: as the user says, else by its first words."""
+    if problem.checks is not None:
+        return step.index in problem.checks
+    return answers.verification(step.text)
 
 
 def legs(probabilities: Mapping[str, float], one: str, zero: str) -> tuple[float, float, float]:

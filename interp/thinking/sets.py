@@ -310,8 +310,8 @@ def _require_both(
         limit = f" and below {true_below:g}" if true_below < math.inf else ""
         raise InputError(
             f"No step scores at least {floor:g}{limit}, so none is true thinking and there is no "
-            f"direction to find: {told}, {saturated} of them saturated. The answer does not hang "
-            "on the chain's numbers; take other problems, or give a smaller lowest."
+            f"direction to find: {told}, {saturated} of them saturated. No single step's numbers "
+            "move the answer so far; take other problems, or give a smaller lowest."
         )
     if not decorative:
         raise InputError(

@@ -60,8 +60,8 @@ def test_every_case_is_one_of_its_own(found):
 SENTENCES = {
     ("sets", "no true step"): (
         "No step scores at least 0.3, so none is true thinking and there is no direction to find: "
-        "the 11 numeric steps score from 0 to 0, 0 of them saturated. The answer does not hang on "
-        "the chain's numbers; take other problems, or give a smaller lowest."
+        "the 11 numeric steps score from 0 to 0, 0 of them saturated. No single step's numbers "
+        "move the answer so far; take other problems, or give a smaller lowest."
     ),
     ("step graph", "a cycle"): (
         "The steps 'b' -> 'c' -> 'b' go on from each other in a circle: a step comes before all "

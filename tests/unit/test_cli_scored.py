@@ -140,7 +140,7 @@ ARGUMENTS = {
     "--share --layers --random-layers --bins --checks --exact",
     "prune": f"{ON_RUN} --fractions --random --seed --decode --exact --export --export-method "
     "--export-all",
-    "compare": f"{ON_RUN} --measures --rollouts --max-new-tokens --seed --exact",
+    "compare": f"{ON_RUN} --measures --limit --rollouts --max-new-tokens --seed --exact",
 }
 
 

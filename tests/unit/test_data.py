@@ -45,10 +45,12 @@ def test_a_full_row(rows):
         "answer": "#### 4",
         "spans": [[0, 6], [7, 12]],
         "paraphrases": {"1": "Hence 4."},
+        "checks": [1],
         "level": "easy",
     }
+    spans, rewrites = ((0, 6), (7, 12)), {1: "Hence 4."}
     assert rows(line) == [
-        Row("a", "How many?", "2 + 2. So 4.", "#### 4", ((0, 6), (7, 12)), {1: "Hence 4."})
+        Row("a", "How many?", "2 + 2. So 4.", "#### 4", spans, rewrites, checks=(1,))
     ]
 
 
@@ -98,6 +100,8 @@ def test_the_id_0_is_an_id(rows):
         ({"id": "a", "question": "q", "spans": 7}, "a", "`spans` must be"),
         ({"id": "a", "question": "q", "paraphrases": {"x": "y"}}, "a", "`spans` must be"),
         ({"id": "a", "question": "q", "paraphrases": ["y"]}, "a", "`spans` must be"),
+        ({"id": "a", "question": "q", "checks": ["x"]}, "a", "`spans` must be"),
+        ({"id": "a", "question": "q", "checks": 3}, "a", "`spans` must be"),
         ({**FINE}, "fine#2", "the id 'fine' stands on an earlier row too: ids must differ"),
     ],
 )  # fmt: skip

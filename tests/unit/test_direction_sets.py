@@ -207,15 +207,15 @@ def test_the_notes_are_json_and_count_problems():
             [chain("a", [0.0, 0.02, 0.1], saturated=[True, False, True])],
             {},
             "No step scores at least 0.3, so none is true thinking and there is no direction to "
-            "find: the 3 numeric steps score from 0 to 0.1, 2 of them saturated. The answer does "
-            "not hang on the chain's numbers; take other problems, or give a smaller lowest.",
+            "find: the 3 numeric steps score from 0 to 0.1, 2 of them saturated. No single step's "
+            "numbers move the answer so far; take other problems, or give a smaller lowest.",
         ),
         (
             [chain("a", [0.95, 0.0])],
             {"true_from": 0.5, "true_below": 0.9, "lowest": 0.5},
             "No step scores at least 0.5 and below 0.9, so none is true thinking and there is no "
             "direction to find: the 2 numeric steps score from 0 to 0.95, 0 of them saturated. "
-            "The answer does not hang on the chain's numbers; take other problems, or give a "
+            "No single step's numbers move the answer so far; take other problems, or give a "
             "smaller lowest.",
         ),
         (

@@ -127,6 +127,8 @@ def test_a_run_holds_the_scores_of_its_chains(tmp_path):
             "gold": None,
             "correct": None,
             "n_steps": len(chain.steps),
+            "starts": [step.start for step in chain.steps],
+            "checks": None,
             "n_tokens": about["n_tokens"],  # tested below
             "seconds": about["seconds"],
             "truncated": False,

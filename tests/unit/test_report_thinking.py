@@ -239,6 +239,21 @@ def test_self_checks_are_counted_by_score_and_by_behaviour():
     assert "no behavioural test says anything" in silent.detail
 
 
+def test_a_layer_that_was_chosen_elsewhere_is_told_with_its_interval():
+    ends = {"restored_low": 0.05, "restored_high": 0.2}
+    rows = [
+        restored_row("direction", 2, 0.1, chosen=True, **ends),
+        restored_row("direction", 5, 0.4, chosen=False, restored_low=0.3, restored_high=0.5),
+        restored_row("random", 2, 0.02, chosen=True, **ends),
+    ]
+    found = said.check_findings([segment("p", True)], [], rows)[1]
+    assert found.title == (
+        "Adding the direction brings back y* after 10% of unused checks, random directions 2% "
+        "(layer 2)."
+    )
+    assert "; 10% (5% to 20%), the layer chosen on other problems. 10% of" in found.detail
+
+
 def test_what_is_restored_stands_beside_random_directions_at_that_layer():
     rows = [restored_row("direction", layer, share) for layer, share in ((2, 0.1), (5, 0.4))]
     rows += [restored_row("random", 2, 0.9), restored_row("random", 5, 0.05)]

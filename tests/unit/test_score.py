@@ -731,3 +731,19 @@ def test_no_seed_or_a_step_that_is_not_there_is_refused():
         score_chain(model, chain, GOLD, seeds=())
     with pytest.raises(InputError, match=r"only=\[2\]: give .* steps from 0 to 1\.$"):
         score_chain(model, chain, GOLD, only=[2])
+
+
+def test_the_users_checks_stand_in_place_of_first_words():
+    """Step 1 starts with a phrase of checking and step 2 does not; the user says the reverse."""
+    model = load("tiny-llama")
+    text = "So 2 + 2 = 4. Wait, is it 4? Then 5 it is."
+    problem = Problem("p", "q", text, gold="5")
+    found = score_chain(model, prepare(model, problem, GOLD), GOLD)
+    assert [step.verification for step in found.steps] == [False, True, False]
+    given = score_chain(model, prepare(model, replace(problem, checks=(2,)), GOLD), GOLD)
+    assert [step.verification for step in given.steps] == [False, False, True]
+    none = score_chain(model, prepare(model, replace(problem, checks=()), GOLD), GOLD)
+    assert not any(step.verification for step in none.steps)
+    wrong = "checks name step 3, and the chain has steps 0 to 2"
+    with says(InputError, wrong):
+        prepare(model, replace(problem, checks=(3,)), GOLD)

@@ -315,3 +315,11 @@ def test_the_thinker_writes_chains_of_its_own(thinks):
         text, _, answer = written.texts[0].partition(thinker.CUE)
         assert written.finished[0] and answer.endswith("}")
         assert int(answer[:-1]) == thinker.answer_of(thinker.lines(text), int(chain.guess))
+
+
+def test_restated_answers_are_found_by_hand():
+    """`so` votes 37; `note 37` and `get 37` say it again, `also 12` and the pair do not."""
+    steps = [Line("note", 37), Line("so", 37), Line("tens", 3), Line("note", 37), Line("also", 12)]
+    steps += [Line("units", 7), Line("get", 37)]
+    assert thinker.restated(steps, guess=37) == (3, 6)
+    assert thinker.restated(steps[:1], guess=37) == ()

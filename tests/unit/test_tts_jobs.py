@@ -25,6 +25,7 @@ from interp.models import planted
 from interp.models.tokens import encode
 from interp.steering.directions import given
 from interp.thinking.score import Chain
+from interp.thinking.steer_layers import Trial
 from tests.strategies import says
 
 N = 6
@@ -510,3 +511,28 @@ def test_receiver_heads_are_chosen_on_one_half_and_read_on_the_other(run):
 def test_settings_of_a_comparison_out_of_range_are_refused(wrong, message):
     with says(InputError, message):
         tts_compare.Settings(**wrong)
+
+
+def test_restored_checks_are_counted_on_test_problems_at_a_layer_chosen_elsewhere():
+    """By hand: layer 0 wins on the selection problem, layer 1 on the test problems."""
+
+    def trial(problem: str, layer: int, flipped: bool, arm: str = "direction") -> Trial:
+        about = {"step": 0, "seed": 0, "test": "disengage", "arm": arm, "coefficient": 1.0}
+        about |= {"twin": None if arm == "direction" else 0, "unparsable": False}
+        answer = "1" if flipped else "2"
+        base = {"answer": answer, "logprob": -1.0, "base_logprob": -1.0}
+        return Trial(problem=problem, layer=layer, flipped=flipped, **about, **base)
+
+    trials = [trial("a", 0, True), trial("a", 1, False)]
+    trials += [trial("b", 0, False), trial("b", 1, True), trial("c", 0, True), trial("c", 1, True)]
+    trials += [trial("b", 0, False, "random"), trial("c", 0, False, "random")]
+    rows = tts_steer.restored_by_layer(trials, {"a": "select", "b": "test", "c": "test"})
+    found = {(row["arm"], row["layer"]): (row["restored"], row["chosen"]) for row in rows}
+    assert found == {
+        ("direction", 0): (0.5, True), ("direction", 1): (1.0, False), ("random", 0): (0.0, True),
+    }  # fmt: skip
+    assert {row["n_problems"] for row in rows} == {2}
+    alone = tts_steer.restored_by_layer(trials, dict.fromkeys("abc", "test"))
+    assert [row["chosen"] for row in alone] == [False, False, False]
+    assert tts_steer.restored_by_layer(trials, {"a": "select"}) == []
+    assert tts_steer.restored_by_layer([], {}) == []

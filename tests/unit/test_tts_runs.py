@@ -237,3 +237,10 @@ def test_every_field_of_a_score_is_kept(folder):
     run = tts_runs.open_run(folder)
     rows = run.store.rows("steps")
     assert [asdict(score) for chain in run.chains for score in chain.scores] == rows
+
+
+def test_the_users_checks_come_back_and_are_none_where_none_are_given(tmp_path):
+    rows = [{**row, "checks": [1]} if place == 0 else row for place, row in enumerate(problems(3))]
+    run = scored_run(tmp_path / "run", 3, rows=rows)
+    found = [chain.chain.problem.checks for chain in tts_runs.open_run(run).chains]
+    assert found == [(1,), None, None]

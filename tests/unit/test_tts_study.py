@@ -136,7 +136,9 @@ def test_rows_are_the_generated_chains_or_those_of_the_file(tmp_path):
     assert [(row.id, row.cot, row.answer) for row in rows] == [
         (each.id, each.chain, each.answer) for each in chains
     ]
-    assert about == {"chains": "thinker.chains(2, seed=3)"}
+    assert about == {"chains": "thinker.chains(2, seed=3), checks as restated"}
+    for row, each in zip(rows, chains, strict=True):
+        assert row.checks == thinker.restated(thinker.lines(each.chain), int(each.guess))
     rows, about = tts_study.rows_of(Config(subject="words", limit=3), 2)
     assert (len(rows), [row.cot for row in rows]) == (3, [None] * 3)
     path = tmp_path / "problems.jsonl"
