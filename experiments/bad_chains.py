@@ -15,10 +15,9 @@ import contextlib
 import io
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from safetensors.torch import save_file
 
 import interp
 import interp.results as results
-from experiments.bad_input import Ended, Found, Wrong, _usage, called, counted, files, ran, table
+from experiments.bad_input import Ended, Found, Wrong, called, files, judged, ran, tell, watched
 from interp.directions import load_all, save_all
 from interp.engine.model import Model
 from interp.jobs import tts, tts_direction, tts_runs
@@ -500,27 +499,19 @@ def ended(command: str, words: str) -> Ended:
     """Run a command in this process, in the folder `materials`; what it wrote is undone."""
     given = ["--model", MODEL] if command == "tts" and "--" in words else []
     given += [] if "--out" in words or command == "tts" else ["--out", "made"]
-    with contextlib.chdir(materials()), counted() as forwards:
+    with contextlib.chdir(materials()):
         before = files()
-        status, out, err = ran(["interp", *command.split(), *words.split(), *given])
-        after = files()
-        wrote = tuple(sorted(name for name in after if after[name] != before.get(name)))
-        for name in wrote:
+        end = watched(["interp", *command.split(), *words.split(), *given])
+        for name in end.wrote:
             Path(name).unlink()
-        for name in before.keys() - {*after} | before.keys() & {*wrote}:
+        for name in before.keys() - files().keys():
             Path(name).write_bytes(before[name])
-    return Ended(status, out, err, wrote, len(forwards))
+    return end
 
 
 def commanded(command: str, words: str) -> Found:
     """Give one command one wrong argument and note how it ended."""
-    end = ended(command, words)
-    kind, sentence = "", (end.err or end.out).strip()[-300:]
-    if end.status == 2 and end.err.startswith("interp: ") and end.err.count("\n") == 1:
-        kind, sentence = "InterpError", end.err.removeprefix("interp: ").strip()
-    elif end.status == 2 and "Traceback" not in end.err + end.out:
-        kind, sentence = "usage", _usage(end.err or end.out)
-    return Found(f"interp {command}", words, kind, sentence, end.forwards, end.status, end.wrote)
+    return judged(command, words, ended(command, words))
 
 
 # ---------------------------------------------------------------- bad rows among good ones
@@ -577,17 +568,8 @@ def rows() -> list[Found]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, or with `--json` a line a call; exit 1 where one is not refused."""
-    words = sys.argv[1:] if argv is None else argv
-    if list(words) not in ([], ["--json"]):
-        raise SystemExit("usage: python -m experiments.bad_chains [--json]")
-    found = rows()
-    if words:
-        print(*(json.dumps(asdict(row)) for row in found), sep="\n")
-    else:
-        Console(width=160).print(table(found))
-        held = sum(row.holds for row in found)
-        print(f"{held} of {len(found)} are refused or marked, with nothing run or written.")
-    raise SystemExit(0 if all(row.holds for row in found) else 1)
+    told = "are refused or marked, with nothing run or written."
+    tell(rows, argv, module="bad_chains", told=told)
 
 
 if __name__ == "__main__":

@@ -555,17 +555,22 @@ class Ended:
 
 def ended(command: str, words: str, *, model: str = MODEL) -> Ended:
     """Run `python -m interp.cli` in this process, in a folder of its own with `FILES`."""
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name), counted() as forwards:
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         for file, text in FILES.items():
             data = text if isinstance(text, bytes) else text.encode()
             Path(f"{file}.jsonl").write_bytes(data)
-        before = files()
         given = [] if "--model" in words else ["--model", model]
         given += [] if "--out" in words else ["--out", "run"]
-        argv = ["interp", command, *words.split(), *given]
+        return watched(["interp", command, *words.split(), *given])
+
+
+def watched(argv: list[str]) -> Ended:
+    """Run a command in this process and note what it writes in the working folder."""
+    with counted() as forwards:
+        before = files()
         status, out, err = ran(argv)
         after = files()
-        wrote = tuple(sorted(name for name in after if after[name] != before.get(name)))
+    wrote = tuple(sorted(name for name in after if after[name] != before.get(name)))
     return Ended(status, out, err, wrote, len(forwards))
 
 
@@ -590,21 +595,20 @@ def files() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths}
 
 
-def commanded(command: str, words: str) -> Found:
-    """Give one command one wrong argument and note how it ended."""
-    end = ended(command, words)
+def judged(command: str, words: str, end: Ended) -> Found:
+    """Note how a command ended that was given one wrong argument."""
     kind, sentence = "", (end.err or end.out).strip()[-300:]
     if end.status == 2 and end.err.startswith("interp: ") and end.err.count("\n") == 1:
         kind, sentence = "InterpError", end.err.removeprefix("interp: ").strip()
     elif end.status == 2 and "Traceback" not in end.err + end.out:
-        kind, sentence = "usage", _usage(end.err or end.out)
+        kind, sentence = "usage", usage(end.err or end.out)
     return Found(f"interp {command}", words, kind, sentence, end.forwards, end.status, end.wrote)
 
 
-def _usage(text: str) -> str:
+def usage(text: str) -> str:
     r"""What the argument parser says is wrong, without its frame and its help.
 
-    >>> _usage("╭─ Error ─╮\n│ ──── │\n│ Unrecognized options: --outt │\n│ ──── │\n│ more │")
+    >>> usage("╭─ Error ─╮\n│ ──── │\n│ Unrecognized options: --outt │\n│ ──── │\n│ more │")
     'Unrecognized options: --outt'
     """
     plain = re.sub(r"[│╭╮╰╯]", " ", text.partition("\n")[2])
@@ -615,7 +619,8 @@ def _usage(text: str) -> str:
 def rows() -> list[Found]:
     """Make every wrong call."""
     found = [called(wrong) for wrong in PYTHON]
-    return found + [commanded(name, words) for name, many in COMMANDS.items() for words in many]
+    given = [(name, words) for name, many in COMMANDS.items() for words in many]
+    return found + [judged(name, words, ended(name, words)) for name, words in given]
 
 
 def table(found: Sequence[Found]) -> Table:
@@ -628,19 +633,29 @@ def table(found: Sequence[Found]) -> Table:
     return drawn
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table, or with `--json` a line a call; exit 1 where one is not refused."""
+def tell(
+    rows: Callable[[], Sequence[Found]], argv: Sequence[str] | None, *, module: str, told: str
+) -> None:
+    """Print the table of `rows()`, or with `--json` a line a row; exit 1 where one does not hold.
+
+    `module` is the name of the list in this folder; `told` ends the sentence "5 of 7 ...".
+    """
     words = sys.argv[1:] if argv is None else argv
     if list(words) not in ([], ["--json"]):
-        raise SystemExit("usage: python -m experiments.bad_input [--json]")
+        raise SystemExit(f"usage: python -m experiments.{module} [--json]")
     found = rows()
     if words:
         print(*(json.dumps(asdict(row)) for row in found), sep="\n")
     else:
         Console(width=160).print(table(found))
-        held = sum(row.holds for row in found)
-        print(f"{held} of {len(found)} wrong calls are refused, with nothing run or written.")
+        print(f"{sum(row.holds for row in found)} of {len(found)} {told}")
     raise SystemExit(0 if all(row.holds for row in found) else 1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table, or with `--json` a line a call; exit 1 where one is not refused."""
+    told = "wrong calls are refused, with nothing run or written."
+    tell(rows, argv, module="bad_input", told=told)
 
 
 if __name__ == "__main__":

@@ -29,32 +29,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
-import tyro
 from jaxtyping import Float, Int
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from experiments import training
 from interp.attention_edits import Kind, ReplacePattern
 from interp.engine.loading import load
 from interp.engine.model import Model
-from interp.errors import InputError, StoreError
-from interp.results import manifest
+from interp.errors import InputError
 from interp.steering.guidance import effect
 
-RECORDS = Path(__file__).parent / "records" / "copy_prior"
-FILES = ("model.safetensors", "config.json")
+RECORDS = training.RECORDS / "copy_prior"
 BOS = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(training.Settings):
     """A GPT-2 of two layers that copies letters and writes words from a prior."""
 
     n_letters: int = 12
@@ -71,14 +68,8 @@ class Config:
     """Updates."""
     alone: int = 450
     """The first updates, in which no row is read without its attention."""
-    batch: int = 64
-    """Rows in an update."""
     learning_rate: float = 3e-3
     """Of AdamW; falls to 0 over the last two thirds."""
-    weight_decay: float = 0.1
-    """Of AdamW."""
-    seed: int = 0
-    """Of the weights and the rows; the rows that are scored come from the next one."""
     held_out: int = 200
     """Rows on which the model is scored."""
     out: Path = RECORDS
@@ -123,16 +114,11 @@ def _steep(n: int, k: int, size: int, generator: torch.Generator) -> Int[Tensor,
 def train(config: Config, console: Console) -> GPT2LMHeadModel:
     """Return the trained model; equal settings give equal weights on one machine and thread."""
     generator = torch.Generator().manual_seed(config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with training.seeded(config.seed):
         hf = GPT2LMHeadModel(_architecture(config)).eval()  # no dropout
     model = load(hf)
-    optimiser = torch.optim.AdamW(
-        hf.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    for step in range(config.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, 1.5 * (1 - step / config.steps))
+
+    def loss_at(step: int) -> Tensor:
         ids = rows(config.batch, config, generator).ids
         loss = next_token_loss(hf(ids).logits, ids)
         told = f"step {step:5d}  {float(loss.detach()):.4f} nats a token as it is"
@@ -142,13 +128,17 @@ def train(config: Config, console: Console) -> GPT2LMHeadModel:
             without = next_token_loss(run.logits, half)
             told += f", {float(without.detach()):.4f} without its attention"
             loss = loss + without
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
-        optimiser.step()
         if step % 100 == 0:
             console.print(told)
+        return loss
+
+    training.descend(hf, loss_at, config, steps=config.steps, rate=_rate)
     return hf
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate: whole for a third of the steps, then down to 0 in a line."""
+    return min(1.0, 1.5 * (1 - step / steps))
 
 
 def next_token_loss(
@@ -166,21 +156,16 @@ def replaced(model: Model, kind: Kind, *, seed: int = 0) -> list[ReplacePattern]
 
 def _architecture(config: Config) -> GPT2Config:
     n_vocab, n_ctx = 1 + config.n_letters + config.n_words, 1 + 3 * config.n_copied
-    made = GPT2Config(
+    return training.gpt2_config(
         vocab_size=n_vocab,
         n_embd=config.d_model,
         n_inner=config.d_model,
         n_layer=2,
         n_head=config.n_heads,
         n_positions=n_ctx,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
         bos_token_id=BOS,
         eos_token_id=BOS,
     )
-    made.architectures = ["GPT2LMHeadModel"]
-    return made
 
 
 def attention_effects(model: Model, data: Rows, kind: Kind) -> dict[str, Float[Tensor, "row k"]]:
@@ -208,27 +193,26 @@ def report(model: Model, config: Config) -> dict[str, object]:
     return {"accuracy on copied letters": accuracy, "effect of attention, nats": effects}
 
 
-def save(model: GPT2LMHeadModel, config: Config, notes: dict[str, object], seconds: float) -> None:
+def save(
+    model: GPT2LMHeadModel,
+    config: Config,
+    notes: dict[str, object],
+    *,
+    seconds: float,
+    flags: Sequence[str] = (),
+) -> None:
     """Write the weights, the architecture and the manifest, which comes last."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    tied = {"lm_head.weight"}  # the embedding, said once
-    weights = {k: v.contiguous() for k, v in model.state_dict().items() if k not in tied}
-    save_file(weights, config.out / FILES[0], metadata={"format": "pt"})
-    model.config.save_pretrained(config.out)
-    settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    made = manifest.collect(
+    training.save(
+        model,
+        config,
+        notes,
         experiment="copy_prior",
-        settings=settings,
-        model={f"sha256 {name}": manifest.file_hash(config.out / name) for name in FILES},
         data={"rows": f"rows(n, config, generator), seed {config.seed}"},
-        seeds=[config.seed],
-        device="cpu",
-        code=manifest.source_hash([__file__]),
-        command=["python", "-m", "experiments.copy_prior"],
+        code=[__file__],
+        seconds=seconds,
+        steps=config.steps,
+        flags=flags,
     )
-    made.spent.update(seconds=round(seconds, 1), steps=config.steps)
-    made.notes.update(notes)
-    manifest.write_manifest(config.out / "manifest.json", made)
 
 
 def load_trained(folder: Path = RECORDS) -> GPT2LMHeadModel:
@@ -237,27 +221,18 @@ def load_trained(folder: Path = RECORDS) -> GPT2LMHeadModel:
     Raises:
         StoreError: a file is missing, or is not the one that the manifest names.
     """
-    made = manifest.read_manifest(folder / "manifest.json")
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise StoreError(f"{folder} lacks {name}: restore it, or train again (see {__name__}).")
-        if manifest.file_hash(folder / name) != made.model.get(f"sha256 {name}"):
-            raise StoreError(
-                f"{folder / name} has not the hash in its manifest, so it is another file: "
-                "restore it, or train again."
-            )
-    return GPT2LMHeadModel.from_pretrained(folder, use_safetensors=True).eval()
+    return training.load_gpt2(folder, "copy_prior")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write."""
-    console, config = Console(), tyro.cli(Config, args=argv, description=__doc__)
-    torch.set_num_threads(1)
+    config, flags = training.begin(Config, argv, __doc__)
+    console = Console()
     begun = time.perf_counter()
     model = train(config, console)
     seconds = time.perf_counter() - begun
     notes = report(load(model), config)
-    save(model, config, notes, seconds)
+    save(model, config, notes, seconds=seconds, flags=flags)
     console.print(json.dumps(notes, indent=1), f"\nin {seconds:.0f} s: {config.out}")
 
 

@@ -13,54 +13,41 @@ hardly ever errs in a search without failures, and sometimes loses its place in 
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 
 import torch
-import tyro
 from jaxtyping import Float, Int
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from experiments import training
 from interp.engine.loading import load
 from interp.engine.model import Model
-from interp.errors import InputError, StoreError
+from interp.errors import InputError
 from interp.models import dfs
 from interp.models.tiny import special_ids
-from interp.results import manifest
 
-RECORDS = Path(__file__).parent / "records" / "dfs"
-FILES = ("model.safetensors", "config.json")
+RECORDS = training.RECORDS / "dfs"
 IGNORED = -100
 """The label of a token that is not learned: the prompt, whose edges nobody can guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(training.Settings):
     """A GPT-2 trained on traces of the oracle."""
 
     d_model: int = 64
     """Width; the MLPs are twice as wide."""
     n_layers: int = 2
     """Layers."""
-    n_heads: int = 4
-    """Heads in each layer."""
-    steps: int = 1000
-    """Updates."""
     batch: int = 64
     """Traces in an update, each of a problem of its own."""
-    learning_rate: float = 3e-3
-    """Of AdamW, after 100 steps of warming up; falls to 0 along a cosine."""
-    weight_decay: float = 0.1
-    """Of AdamW."""
     seed: int = 0
     """Of the weights and the traces; the problems that are scored come from another."""
     held_out: int = 100
@@ -110,28 +97,19 @@ def _ids(text: str, ids: dict[str, int]) -> list[int]:
 
 def train(config: Config, console: Console) -> GPT2LMHeadModel:
     """Return the trained model; equal settings give equal weights on one machine and thread."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with training.seeded(config.seed):
         model = GPT2LMHeadModel(_architecture(config)).train()  # all its dropout is 0
         ids = dfs.tokenizer().get_vocab()
         _spell_edges(model, ids)
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.98),
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config.steps))
-    for step in range(config.steps):
+
+    def loss_at(step: int) -> Tensor:
         tokens, labels = batch_of(traces(config.batch, seed=_seed(config.seed, step)), ids)
         loss = trace_loss(model, tokens, labels)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
         if step % 50 == 0:
             console.print(f"step {step:5d}  {float(loss.detach()):.4f} nats a token of the trace")
+        return loss
+
+    training.descend(model, loss_at, config, steps=config.steps, betas=(0.9, 0.98))
     return model.eval()
 
 
@@ -166,13 +144,8 @@ def _spell_edges(model: GPT2LMHeadModel, ids: dict[str, int]) -> None:
         embed[ids[f"\u0120{parent}>{child}"]] = above @ turn + below
 
 
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: up in 100 steps, then down to 0 along a cosine."""
-    return min(1.0, (step + 1) / 100) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
 def _architecture(config: Config) -> GPT2Config:
-    made = GPT2Config(
+    return training.gpt2_config(
         **special_ids(dfs.tokenizer()),
         n_embd=config.d_model,
         n_inner=2 * config.d_model,
@@ -180,12 +153,7 @@ def _architecture(config: Config) -> GPT2Config:
         n_head=config.n_heads,
         n_positions=dfs.N_CTX,
         initializer_range=0.1,  # the usual 0.02 is for wide models; a narrow one starts too flat
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
     )
-    made.architectures = ["GPT2LMHeadModel"]
-    return made
 
 
 def report(model: Model, config: Config) -> dict[str, object]:
@@ -216,25 +184,17 @@ def save(
     flags: Sequence[str] = (),
 ) -> None:
     """Write the weights, the architecture and the manifest, which comes last."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    tied = {"lm_head.weight"}  # the embedding, said once
-    weights = {k: v.contiguous() for k, v in model.state_dict().items() if k not in tied}
-    save_file(weights, config.out / FILES[0], metadata={"format": "pt"})
-    model.config.save_pretrained(config.out)
-    settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    made = manifest.collect(
+    training.save(
+        model,
+        config,
+        notes,
         experiment="train_dfs",
-        settings=settings,
-        model={f"sha256 {name}": manifest.file_hash(config.out / name) for name in FILES},
         data={"traces": f"traces(batch, seed=1000000 * {config.seed} + step)"},
-        seeds=[config.seed],
-        device="cpu",
-        code=manifest.source_hash([__file__, str(dfs.__file__)]),
-        command=["python", "-m", "experiments.train_dfs", *flags],
+        code=[__file__, str(dfs.__file__)],
+        seconds=seconds,
+        steps=config.steps,
+        flags=flags,
     )
-    made.spent.update(seconds=round(seconds, 1), steps=config.steps)
-    made.notes.update(notes)
-    manifest.write_manifest(config.out / "manifest.json", made)
 
 
 def load_trained(folder: Path = RECORDS) -> Model:
@@ -243,32 +203,18 @@ def load_trained(folder: Path = RECORDS) -> Model:
     Raises:
         StoreError: a file is missing, or is not the one that the manifest names.
     """
-    made = manifest.read_manifest(folder / "manifest.json")
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise StoreError(f"{folder} lacks {name}: restore it, or train again (see {__name__}).")
-        if manifest.file_hash(folder / name) != made.model.get(f"sha256 {name}"):
-            raise StoreError(
-                f"{folder / name} has not the hash in its manifest, so it is another file: "
-                "restore it, or train again."
-            )
-    with torch.random.fork_rng(devices=[]):
-        model = GPT2LMHeadModel(GPT2Config.from_pretrained(folder))
-    model.load_state_dict(load_file(folder / FILES[0]), strict=False)
-    model.tie_weights()
-    return load(model.eval(), tokenizer=dfs.tokenizer())
+    return load(training.load_gpt2(folder, "train_dfs"), tokenizer=dfs.tokenizer())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write."""
-    flags = sys.argv[1:] if argv is None else argv
-    console, config = Console(), tyro.cli(Config, args=flags, description=__doc__)
-    torch.set_num_threads(1)
+    config, flags = training.begin(Config, argv, __doc__)
+    console = Console()
     begun = time.perf_counter()
     model = train(config, console)
     seconds = time.perf_counter() - begun
     notes = report(load(model, tokenizer=dfs.tokenizer()), config)
-    save(model, config, notes, seconds=seconds, flags=list(flags))
+    save(model, config, notes, seconds=seconds, flags=flags)
     console.print_json(data=notes)
     console.print(f"{seconds:.0f} s of training: {config.out}")
 

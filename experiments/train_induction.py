@@ -19,35 +19,30 @@ arXiv:2209.11895); `loss_without` is the loss in nats with the head's output at 
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import tyro
 from jaxtyping import Bool, Float, Int
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from experiments import training
 from interp.edits import MeanAblate
 from interp.engine.loading import load
 from interp.engine.model import Model
-from interp.errors import InputError, StoreError
-from interp.results import manifest
+from interp.errors import InputError
 
-RECORDS = Path(__file__).parent / "records" / "induction"
-FILES = ("model.safetensors", "config.json")
+RECORDS = training.RECORDS / "induction"
 BOS = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(training.Settings):
     """A GPT-2 with learned positions, trained on repeated random letters."""
 
     n_letters: int = 32
@@ -56,18 +51,10 @@ class Config:
     """Width; the MLPs are as wide."""
     n_layers: int = 2
     """Layers; induction needs two."""
-    n_heads: int = 4
-    """Heads in each layer."""
     steps: int = 1500
     """Updates."""
-    batch: int = 64
-    """Rows in an update."""
-    learning_rate: float = 3e-3
-    """Of AdamW, after 100 steps of warming up; falls to 0 along a cosine."""
     weight_decay: float = 1.0
     """Of AdamW."""
-    seed: int = 0
-    """Of the weights and the rows; the rows that are scored come from the next one."""
     held_out: int = 500
     """Rows on which the model is scored."""
     out: Path = RECORDS
@@ -141,49 +128,33 @@ def repeated_loss(logits: Float[Tensor, "row pos d_vocab"], data: Rows) -> Float
 def train(config: Config, console: Console) -> GPT2LMHeadModel:
     """Return the trained model; equal settings give equal weights on one machine and thread."""
     generator = torch.Generator().manual_seed(config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with training.seeded(config.seed):
         model = GPT2LMHeadModel(_architecture(config))
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config.steps))
-    for step in range(config.steps):
+
+    def loss_at(step: int) -> Tensor:
         data = rows(config.batch, n_letters=config.n_letters, generator=generator)
         loss = repeated_loss(model(data.ids).logits, data)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
         if step % 100 == 0:
             console.print(f"step {step:5d}  loss on repeated tokens {loss.detach():.4f} nats")
+        return loss
+
+    training.descend(model, loss_at, config, steps=config.steps)
     return model.eval()
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: up in 100 steps, then down to 0 along a cosine."""
-    return min(1.0, (step + 1) / 100) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def _architecture(config: Config) -> GPT2Config:
     """A GPT-2 without dropout and with an unembedding of its own."""
-    made = GPT2Config(
+    return training.gpt2_config(
         vocab_size=config.n_letters + 1,
         n_embd=config.d_model,
         n_inner=config.d_model,
         n_layer=config.n_layers,
         n_head=config.n_heads,
         n_positions=config.n_letters + 1,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
         tie_word_embeddings=False,
         bos_token_id=BOS,
         eos_token_id=BOS,
     )
-    made.architectures = ["GPT2LMHeadModel"]
-    return made
 
 
 def head_scores(model: Model, data: Rows) -> dict[str, dict[str, float]]:
@@ -244,24 +215,17 @@ def save(
     flags: Sequence[str] = (),
 ) -> None:
     """Write the weights, the architecture and the manifest, which comes last."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, config.out / FILES[0], metadata={"format": "pt"})
-    model.config.save_pretrained(config.out)
-    settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    made = manifest.collect(
+    training.save(
+        model,
+        config,
+        notes,
         experiment="train_induction",
-        settings=settings,
-        model={f"sha256 {name}": manifest.file_hash(config.out / name) for name in FILES},
         data={"rows": f"rows(..., n_letters={config.n_letters}), seed {config.seed}"},
-        seeds=[config.seed],
-        device="cpu",
-        code=manifest.source_hash([__file__]),
-        command=["python", "-m", "experiments.train_induction", *flags],
+        code=[__file__],
+        seconds=seconds,
+        steps=config.steps,
+        flags=flags,
     )
-    made.spent.update(seconds=round(seconds, 1), steps=config.steps)
-    made.notes.update(notes)
-    manifest.write_manifest(config.out / "manifest.json", made)
 
 
 def load_trained(folder: Path = RECORDS) -> GPT2LMHeadModel:
@@ -272,26 +236,13 @@ def load_trained(folder: Path = RECORDS) -> GPT2LMHeadModel:
     Raises:
         StoreError: a file is missing, or is not the one that the manifest names.
     """
-    made = manifest.read_manifest(folder / "manifest.json")
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise StoreError(f"{folder} lacks {name}: restore it, or train again (see {__name__}).")
-        if manifest.file_hash(folder / name) != made.model.get(f"sha256 {name}"):
-            raise StoreError(
-                f"{folder / name} has not the hash in its manifest, so it is another file: "
-                "restore it, or train again."
-            )
-    with torch.random.fork_rng(devices=[]):
-        model = GPT2LMHeadModel(GPT2Config.from_pretrained(folder))
-    model.load_state_dict(load_file(folder / FILES[0]))
-    return model.eval()
+    return training.load_gpt2(folder, "train_induction")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write."""
-    flags = sys.argv[1:] if argv is None else argv
-    console, config = Console(), tyro.cli(Config, args=flags, description=__doc__)
-    torch.set_num_threads(1)
+    config, flags = training.begin(Config, argv, __doc__)
+    console = Console()
     begun = time.perf_counter()
     model = train(config, console)
     seconds = time.perf_counter() - begun

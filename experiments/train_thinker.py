@@ -19,35 +19,31 @@ mean over the words of the chain, from which the models learn to write chains of
 
 from __future__ import annotations
 
-import math
 import random
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import tyro
 from jaxtyping import Bool, Float, Int
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from experiments import training
 from interp.errors import InputError
 from interp.models import thinker
 from interp.models.thinker import Line
 from interp.models.tokens import chat
-from interp.results import manifest
 from interp.thinking.perturb import OFFSETS
 
-RECORDS = Path(__file__).parent / "records"
+RECORDS = training.RECORDS
 FOLDERS = {False: "thinker", True: "thinker_ignores"}
-FILES = ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja")
+FILES = (*training.FILES, "tokenizer.json", "chat_template.jinja")
 POOL = 8
 """Batches drawn at a time and sorted by length, which saves padding."""
 IGNORED = -100
@@ -55,29 +51,21 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(training.Settings):
     """Two small Llamas, trained on the same sort of chains with different answers."""
 
     d_model: int = 64
     """Width; the MLPs are twice as wide."""
     n_layers: int = 3
     """Layers."""
-    n_heads: int = 4
-    """Heads in each layer."""
     steps: int = 2400
     """Updates of the thinker."""
     steps_ignores: int = 300
     """Updates of the model that ignores its chain; copying the guess is learned sooner."""
-    batch: int = 64
-    """Rows in an update."""
     learning_rate: float = 5e-3
     """Of AdamW, after 100 steps of warming up; falls to 0 along a cosine."""
-    weight_decay: float = 0.1
-    """Of AdamW."""
     text_weight: float = 0.1
     """Weight of the loss on the chain's own words."""
-    seed: int = 0
-    """Of the weights and the rows; the rows that are scored come from the next one."""
     held_out: int = 2000
     """Rows on which a model is scored."""
     out: Path = RECORDS
@@ -254,29 +242,16 @@ def train(config: Config, console: Console, *, ignores: bool) -> LlamaForCausalL
     writer, rng = Writer(thinker.tokenizer()), random.Random(config.seed)
     steps = config.steps_ignores if ignores else config.steps
     model = _untrained(config)
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.98),
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
-    rows = batches(writer, rng, batch=config.batch, ignores=ignores)
-    for step, data in zip(range(steps), rows, strict=False):
-        loss = loss_of(model, data, config.text_weight)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+    data = batches(writer, rng, batch=config.batch, ignores=ignores)
+
+    def loss_at(step: int) -> Tensor:
+        loss = loss_of(model, next(data), config.text_weight)
         if step % 100 == 0:
             console.print(f"{FOLDERS[ignores]} step {step:5d}  loss {loss.detach():.4f} nats")
+        return loss
+
+    training.descend(model, loss_at, config, steps=steps, betas=(0.9, 0.98))
     return model.eval()
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: up in 100 steps, then down to 0 along a cosine."""
-    return min(1.0, (step + 1) / 100) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def _untrained(config: Config) -> LlamaForCausalLM:
@@ -287,8 +262,7 @@ def _untrained(config: Config) -> LlamaForCausalLM:
         d_model=config.d_model,
         n_heads=config.n_heads,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with training.seeded(config.seed):
         return LlamaForCausalLM(made)
 
 
@@ -331,33 +305,26 @@ def save(
 ) -> None:
     """Write weights, architecture, tokenizer and the manifest, which comes last."""
     out = config.out / FOLDERS[ignores]
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, out / FILES[0], metadata={"format": "pt"})
-    model.config.save_pretrained(out)
     thinker.tokenizer().save_pretrained(out)
-    settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    made = manifest.collect(
+    training.save(
+        model,
+        replace(config, out=out),
+        notes,
         experiment="train_thinker",
-        settings=settings | {"ignores_chain": ignores},
-        model={f"sha256 {name}": manifest.file_hash(out / name) for name in FILES},
         data={"rows": f"example(..., ignores={ignores}), seed {config.seed}"},
-        seeds=[config.seed],
-        device="cpu",
-        code=manifest.source_hash([__file__, str(thinker.__file__)]),
-        command=["python", "-m", "experiments.train_thinker", *flags],
+        code=[__file__, str(thinker.__file__)],
+        seconds=seconds,
+        steps=config.steps_ignores if ignores else config.steps,
+        flags=flags,
+        files=FILES,
+        more={"ignores_chain": ignores},
     )
-    steps = config.steps_ignores if ignores else config.steps
-    made.spent.update(seconds=round(seconds, 1), steps=steps)
-    made.notes.update(notes)
-    manifest.write_manifest(out / "manifest.json", made)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write both models."""
-    flags = sys.argv[1:] if argv is None else argv
-    console, config = Console(), tyro.cli(Config, args=flags, description=__doc__)
-    torch.set_num_threads(1)
+    config, flags = training.begin(Config, argv, __doc__)
+    console = Console()
     for ignores in FOLDERS:
         begun = time.process_time()
         model = train(config, console, ignores=ignores)

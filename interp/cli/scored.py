@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.cli.shared import settings_of
+from interp.jobs.tts_settings import CompareFields, SetFields
 
 RunFolder = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
 
@@ -42,27 +43,8 @@ class _OnRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OnSets(_OnRun):
+class _OnSets(SetFields, _OnRun):
     """How the two sets of steps are chosen."""
-
-    true_from: float = 0.9
-    """Mean score from which a step is a true one."""
-    decorative_to: float = 0.005
-    """Mean score up to which a step is decorative."""
-    lowest: float = 0.3
-    """How far --true-from may fall where true steps are scarce."""
-    per_problem: int = 10
-    """The most steps that a problem gives to a side."""
-    most: int = 200
-    """The most steps on a side."""
-    match: bool = True
-    """Match the sets on position and on whether the step states the answer."""
-    shuffled: int = 5
-    """Directions of shuffled labels beside it."""
-    random: int = 20
-    """Random directions of equal norm beside it."""
-    seed: int = 0
-    """Of the sets, the shuffles and the split of the problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,26 +162,13 @@ class TtsPrune(_OnRun):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TtsCompare(_OnRun):
+class TtsCompare(CompareFields, _OnRun):
     """The score beside its relatives, step by step, and how far they agree.
 
     Measures: early (answering after each step), drop (leave one out), mistake, regenerate (a
     mistake, and the rest written again), paraphrase, attention (hide a step), receivers (heads),
     resample, whole (full chain against none), dependency (noise by distance).
     """
-
-    measures: tuple[str, ...] = ("early", "drop", "mistake", "paraphrase", "attention", "whole")
-    """Which measures; regenerate and resample make the model write and take longest."""
-    limit: int | None = None
-    """Only the first chains of the run."""
-    rollouts: int = 8
-    """resample: continuations from each place."""
-    max_new_tokens: int = 128
-    """regenerate, resample: the longest text that is written."""
-    seed: int = 0
-    """Of what is drawn."""
-    exact: bool = False
-    """One plain forward pass a text instead of the shared token tree."""
 
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""

@@ -32,8 +32,12 @@ def begin(
     settings: Mapping[str, object],
     data: Mapping[str, object],
     seeds: Iterable[int],
+    source: str | None = None,
 ) -> results.Store:
     """Make or resume the folder of a run.
+
+    Args:
+        source: what the model was loaded by, such as a folder, so that it is found again.
 
     Raises:
         StoreError: the folder belongs to other settings, or is no run.
@@ -43,6 +47,7 @@ def begin(
         settings=settings,
         model={
             "name": model.name,
+            "path": source or model.name,
             "weights_hash": weights_hash(model.hf),
             "tokenizer_hash": tokenizer_hash(model.tokenizer),
             "dtype": str(model.dtype).removeprefix("torch."),

@@ -238,7 +238,7 @@ def _tables(row: Row, model: Model, result: ChainScore, *, audit: bool) -> Table
         "answer": chain.answer,
         "answer_source": chain.answer_source,
         "gold": gold,
-        "correct": answers.same_answer(chain.answer, gold) if gold else None,
+        "correct": _correct(chain),
         "n_steps": len(chain.steps),
         "starts": [step.start for step in chain.steps],
         "checks": None if chain.problem.checks is None else list(chain.problem.checks),
@@ -258,6 +258,14 @@ def _tables(row: Row, model: Model, result: ChainScore, *, audit: bool) -> Table
     if audit:
         tables["audit"] = [_audit_row(asdict(each)) for each in result.audit]
     return tables
+
+
+def _correct(chain: Chain) -> bool | None:
+    """Whether the model's own answer is the gold one; None where it is not known."""
+    gold = chain.problem.gold
+    if not gold or chain.answer_source == "gold":
+        return None
+    return answers.same_answer(chain.answer, gold)
 
 
 def _audit_row(audit: dict[str, Any]) -> dict[str, Any]:
@@ -326,6 +334,7 @@ def tts(
         settings={**asdict(settings), "rules": asdict(rules)},
         data={"path": str(input), "sha256": results.file_hash(input)},
         seeds=range(settings.seeds),
+        source=model,
     )
     outcome = run(rows, loaded, store, settings, memory_gib=memory_gib, console=console)
     if settings.audit:

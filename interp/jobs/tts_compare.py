@@ -13,6 +13,7 @@ import interp.results as results
 from interp.engine.model import Model
 from interp.errors import InputError, nearest
 from interp.jobs import runs, tts_runs
+from interp.jobs.tts_settings import CompareFields
 from interp.thinking.dependency import dependency, layout
 from interp.thinking.relatives import early, regenerate, whole
 from interp.thinking.relatives.agreement import agreement
@@ -27,15 +28,8 @@ Tables = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is computed beside the scores of a run."""
-
-    measures: tuple[str, ...] = ("early", "drop", "mistake", "paraphrase", "attention", "whole")
-    limit: int | None = None
-    rollouts: int = 8
-    max_new_tokens: int = 128
-    seed: int = 0
-    exact: bool = False
+class Settings(CompareFields):
+    """What is computed beside the scores of a run; what is unknown or out of range is refused."""
 
     def __post_init__(self) -> None:
         for name in self.measures:

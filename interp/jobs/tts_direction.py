@@ -16,6 +16,7 @@ from interp.directions import Direction, load_all, save_all
 from interp.engine.model import Model
 from interp.errors import InputError, StoreError
 from interp.jobs import runs, tts_runs
+from interp.jobs.tts_settings import SetFields
 from interp.models.weights import weights_hash
 from interp.thinking import direction
 from interp.thinking.scored import ScoredChain
@@ -27,18 +28,8 @@ FEWEST_RANDOM = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetSettings:
-    """How the true and the decorative steps are chosen."""
-
-    true_from: float = 0.9
-    decorative_to: float = 0.005
-    lowest: float = 0.3
-    per_problem: int = 10
-    most: int = 200
-    match: bool = True
-    shuffled: int = 5
-    random: int = 20
-    seed: int = 0
+class SetSettings(SetFields):
+    """How the true and the decorative steps are chosen; what is out of range is refused."""
 
     def __post_init__(self) -> None:
         low, floor, high = self.decorative_to, self.lowest, self.true_from

@@ -181,10 +181,7 @@ def parse_trace(
     strays = 0
     for piece, back in _moves(_pieces(text, steps, end), mark, names_return):
         if not back:
-            parent = nodes[way[-1]].id if way else None
-            name = f"{len(nodes)}:{piece.text.strip()}"
-            way.append(len(nodes))
-            nodes.append(StepNode(name, parent, start=piece.start, end=piece.end))
+            _go_on(nodes, way, piece)
             continue
         above = [nodes[i].id.partition(":")[2] for i in way[:-1]]
         stay = _place_of_return(piece, above, names_return)
@@ -218,6 +215,14 @@ def _moves(pieces: Sequence[Step], mark: str, names_return: bool) -> Iterator[tu
     for piece in rest:
         back = piece.text.strip() == mark
         yield (next(rest, piece) if back and names_return else piece), back
+
+
+def _go_on(nodes: list[StepNode], way: list[int], piece: Step) -> None:
+    """Put a piece below where the trace stands, and let the trace stand there."""
+    parent = nodes[way[-1]].id if way else None
+    name = f"{len(nodes)}:{piece.text.strip()}"
+    way.append(len(nodes))
+    nodes.append(StepNode(name, parent, start=piece.start, end=piece.end))
 
 
 def _place_of_return(piece: Step, above: Sequence[str], names_return: bool) -> int | None:

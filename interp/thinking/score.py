@@ -286,21 +286,8 @@ def score_chain(
             f"seeds={tuple(seeds)}, only={only}: give at least one seed, and steps from 0 to "
             f"{len(chain.steps) - 1}."
         )
-    texts: dict[tuple[int, int], StepTexts] = {}
-    cells: list[CellText] = []
-    for place, seed in enumerate(seeds):
-        with_controls = place < control_seeds
-        drawn = step_texts(
-            chain.problem.id,
-            chain.steps,
-            seed,
-            rules,
-            pool=pool if with_controls else (),
-            paraphrases=chain.problem.paraphrases,
-        )
-        texts |= {(each.step.index, seed): each for each in drawn}
-        every = cell_texts(chain.problem.id, drawn, rules, controls=with_controls)
-        cells += [cell for cell in every if cell.step in wanted]
+    texts, cells = _texts_and_cells(chain, rules, seeds, control_seeds, pool)
+    cells = [cell for cell in cells if cell.step in wanted]
     tokens = Tokeniser(model, chain, rules)
     continuations = [tokens.continuation(cell) for cell in cells]
     sound = [(cell, each) for cell, each in zip(cells, continuations, strict=True) if each]
@@ -314,6 +301,27 @@ def score_chain(
     if model.dtype in (torch.float16, torch.bfloat16) and not exact:
         result.noise = _noise(model, [c for _, c in sound], scores.logprobs)
     return result
+
+
+def _texts_and_cells(
+    chain: Chain, rules: Rules, seeds: Sequence[int], control_seeds: int, pool: Sequence[str]
+) -> tuple[dict[tuple[int, int], StepTexts], list[CellText]]:
+    """The texts of every (step, seed), and all their cells; the first seeds have the controls."""
+    texts: dict[tuple[int, int], StepTexts] = {}
+    cells: list[CellText] = []
+    for place, seed in enumerate(seeds):
+        controls = place < control_seeds
+        drawn = step_texts(
+            chain.problem.id,
+            chain.steps,
+            seed,
+            rules,
+            pool=pool if controls else (),
+            paraphrases=chain.problem.paraphrases,
+        )
+        texts |= {(each.step.index, seed): each for each in drawn}
+        cells += cell_texts(chain.problem.id, drawn, rules, controls=controls)
+    return texts, cells
 
 
 class Tokeniser:

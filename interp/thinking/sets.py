@@ -307,9 +307,13 @@ def _require_both(
     told = f"the {len(steps)} numeric steps score {_range(steps)}"
     saturated = sum(step.saturated for step in steps)
     if not any(floor <= step.tts < true_below for step in steps):
-        limit = f" and below {true_below:g}" if true_below < math.inf else ""
+        if true_below < math.inf:
+            raise InputError(
+                f"No step scores from {floor:g} to below {true_below:g}, so there is no direction "
+                f"of that bin: {told}."
+            )
         raise InputError(
-            f"No step scores at least {floor:g}{limit}, so none is true thinking and there is no "
+            f"No step scores at least {floor:g}, so none is true thinking and there is no "
             f"direction to find: {told}, {saturated} of them saturated. No single step's numbers "
             "move the answer so far; take other problems, or give a smaller lowest."
         )

@@ -213,10 +213,8 @@ def test_the_notes_are_json_and_count_problems():
         (
             [chain("a", [0.95, 0.0])],
             {"true_from": 0.5, "true_below": 0.9, "lowest": 0.5},
-            "No step scores at least 0.5 and below 0.9, so none is true thinking and there is no "
-            "direction to find: the 2 numeric steps score from 0 to 0.95, 0 of them saturated. "
-            "No single step's numbers move the answer so far; take other problems, or give a "
-            "smaller lowest.",
+            "No step scores from 0.5 to below 0.9, so there is no direction of that bin: the 2 "
+            "numeric steps score from 0 to 0.95.",
         ),
         (
             [chain("a", [0.95, 0.2])],

@@ -20,7 +20,17 @@ from experiments.bad_chains import scored_run
 from interp.directions import load_all, save_all
 from interp.engine.loading import load
 from interp.errors import InputError, ModelError
-from interp.jobs import runs, tts_compare, tts_direction, tts_prune, tts_runs, tts_steer
+from interp.jobs import (
+    runs,
+    tts_compare,
+    tts_direction,
+    tts_prune,
+    tts_runs,
+    tts_steer,
+    tts_steer_checks,
+    tts_steer_settings,
+    tts_steer_trials,
+)
 from interp.models import planted
 from interp.models.tokens import encode
 from interp.steering.directions import given
@@ -229,7 +239,7 @@ def test_the_steering_tests_write_their_tables_and_files(tested):
 
 def test_the_direction_of_a_test_has_not_seen_its_test_problems(tested):
     notes = load_all(tested.store.folder / "direction.safetensors")[1]
-    seen = tts_steer.problems_of(notes)
+    seen = tts_steer_settings.problems_of(notes)
     split = {row["id"]: row["split"] for row in tested.store.rows("steer_split")}
     assert seen and {split[name] for name in seen if name in split} <= {"select"}
     assert {"select", "test"} == set(split.values())
@@ -248,16 +258,16 @@ def test_nothing_moves_at_coefficient_0_or_behind_the_last_block(tested):
 
 
 def test_a_second_run_computes_nothing_and_a_stopped_one_goes_on(scored, tested, tmp_path):
-    out, real = tmp_path / "out", tts_steer.steer
+    out, real = tmp_path / "out", tts_steer_trials.steer
     stopped, calls = after(3, real)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tts_steer, "steer", stopped)
+        patch.setattr(tts_steer_trials, "steer", stopped)
         with pytest.raises(KeyboardInterrupt):
             steer(scored, out=out)
         patch.setattr(tts_steer, "make_items", never)
         patch.setattr(tts_direction, "fitted", never)
         calls.clear()
-        patch.setattr(tts_steer, "steer", after(0, real)[0])
+        patch.setattr(tts_steer_trials, "steer", after(0, real)[0])
         done = steer(scored, out=out)
         assert tables(done.store) == tables(tested.store)
         assert (done.rows, done.warnings, done.marked) == (
@@ -265,9 +275,10 @@ def test_a_second_run_computes_nothing_and_a_stopped_one_goes_on(scored, tested,
             tested.warnings,
             tested.marked,
         )
-        for name in ("steer", "ablate_bins", "bin_directions"):
-            patch.setattr(tts_steer, name, never)
-        patch.setattr(tts_steer.checks, "behaviour", never)
+        patch.setattr(tts_steer_trials, "steer", never)
+        for name in ("ablate_bins", "bin_directions"):
+            patch.setattr(tts_steer_checks, name, never)
+        patch.setattr(tts_steer_checks.checks, "behaviour", never)
         assert steer(scored, out=out).rows == tested.rows
 
 
@@ -526,13 +537,13 @@ def test_restored_checks_are_counted_on_test_problems_at_a_layer_chosen_elsewher
     trials = [trial("a", 0, True), trial("a", 1, False)]
     trials += [trial("b", 0, False), trial("b", 1, True), trial("c", 0, True), trial("c", 1, True)]
     trials += [trial("b", 0, False, "random"), trial("c", 0, False, "random")]
-    rows = tts_steer.restored_by_layer(trials, {"a": "select", "b": "test", "c": "test"})
+    rows = tts_steer_checks.restored_by_layer(trials, {"a": "select", "b": "test", "c": "test"})
     found = {(row["arm"], row["layer"]): (row["restored"], row["chosen"]) for row in rows}
     assert found == {
         ("direction", 0): (0.5, True), ("direction", 1): (1.0, False), ("random", 0): (0.0, True),
     }  # fmt: skip
     assert {row["n_problems"] for row in rows} == {2}
-    alone = tts_steer.restored_by_layer(trials, dict.fromkeys("abc", "test"))
+    alone = tts_steer_checks.restored_by_layer(trials, dict.fromkeys("abc", "test"))
     assert [row["chosen"] for row in alone] == [False, False, False]
-    assert tts_steer.restored_by_layer(trials, {"a": "select"}) == []
-    assert tts_steer.restored_by_layer([], {}) == []
+    assert tts_steer_checks.restored_by_layer(trials, {"a": "select"}) == []
+    assert tts_steer_checks.restored_by_layer([], {}) == []

@@ -216,7 +216,7 @@ def test_a_second_start_computes_nothing_again(thought, monkeypatch):
         pytest.fail("nothing may be computed again")
 
     monkeypatch.setattr("interp.jobs.tts.score_row", no_forward)
-    monkeypatch.setattr("interp.jobs.tts_steer.steer", no_forward)
+    monkeypatch.setattr("interp.jobs.tts_steer_trials.steer", no_forward)
     monkeypatch.setattr("interp.jobs.tts_prune.prune.prune", no_forward)
     measured = dict.fromkeys(tts_study.ALL, no_forward)
     monkeypatch.setattr("interp.jobs.tts_compare.MEASURES", measured)
