@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from interp.cli.shared import settings_of
 from interp.jobs.tts_settings import CompareFields, SetFields
@@ -65,6 +65,11 @@ class TtsDirection(_OnSets):
         console.print(_table(columns, done.store.rows("direction")))
         _warn(console, done.warnings)
         _say(console, f"Direction and controls: {done.store.folder}")
+        _say(
+            console,
+            "It is made from all problems of this run: test it on another run, or let "
+            "`interp tts steer-test` fit one on half of these.",
+        )
         return 0
 
 
@@ -179,7 +184,9 @@ class TtsCompare(CompareFields, _OnRun):
         )
         if done.table:
             _say(console, "Rank correlation of steps within problems, 95% intervals over problems:")
-            console.print(_table(("a", "b", "rho", "chance", "n_problems", "n_steps"), done.table))
+            rows = [row for row in done.table if row["a"] == "tts"]
+            console.print(_table(("a", "b", "rho", "chance", "n_problems", "n_steps"), rows))
+            _say(console, "All pairs: interp results, table agreement, or the report.")
         if done.chains:
             console.print(_table(("measure", "mean", "n_chains"), done.chains))
         _say(console, f"{done.marked} marked. Records and report: {done.store.folder}")
@@ -192,7 +199,7 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table(*(name.replace("_", " ") for name in columns))
+    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns))
     for row in rows:
         table.add_row(*(_cell(row, name) for name in columns))
     return table

@@ -13,7 +13,7 @@ import interp.results as results
 from interp.engine.model import Model
 from interp.errors import InputError, nearest
 from interp.jobs import runs, tts_runs
-from interp.jobs.tts_settings import CompareFields
+from interp.jobs.tts_settings import CompareFields, require_seed
 from interp.thinking.dependency import dependency, layout
 from interp.thinking.relatives import early, regenerate, whole
 from interp.thinking.relatives.agreement import agreement
@@ -32,6 +32,7 @@ class Settings(CompareFields):
     """What is computed beside the scores of a run; what is unknown or out of range is refused."""
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         for name in self.measures:
             if name not in (*MEASURES, *ACROSS):
                 known = (*MEASURES, *ACROSS)

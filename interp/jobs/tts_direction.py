@@ -16,7 +16,7 @@ from interp.directions import Direction, load_all, save_all
 from interp.engine.model import Model
 from interp.errors import InputError, StoreError
 from interp.jobs import runs, tts_runs
-from interp.jobs.tts_settings import SetFields
+from interp.jobs.tts_settings import SetFields, require_seed
 from interp.models.weights import weights_hash
 from interp.thinking import direction
 from interp.thinking.scored import ScoredChain
@@ -32,6 +32,7 @@ class SetSettings(SetFields):
     """How the true and the decorative steps are chosen; what is out of range is refused."""
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         low, floor, high = self.decorative_to, self.lowest, self.true_from
         if not 0 <= low < min(floor, high) or high > 1:
             raise InputError(

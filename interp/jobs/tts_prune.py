@@ -13,6 +13,7 @@ import interp.results as results
 from interp.engine.model import Model
 from interp.errors import InputError
 from interp.jobs import runs, tts_runs
+from interp.jobs.tts_settings import require_seed
 from interp.results.manifest import replace_file
 from interp.thinking import prune
 from interp.thinking.prune import FRACTIONS, METHODS, N_RANDOM, Pruned, Pruning
@@ -33,6 +34,7 @@ class Settings:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         if self.random < 0:
             raise InputError(
                 f"--random {self.random}: draw 0 or more random prunings, better {N_RANDOM}."

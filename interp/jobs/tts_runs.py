@@ -72,19 +72,20 @@ def open_run(folder: Path) -> ScoredRun:
 
 
 def load_model(run: ScoredRun, name: str | None, *, dtype: str | None, device: str) -> Model:
-    """Load the model that a run's scores are of, by its recorded name unless one is given.
+    """Load the model that a run's scores are of, by what it was loaded by unless one is given.
 
     Raises:
         ModelError: it cannot be found by that name, or has other weights than the scores are of.
     """
     about = run.store.manifest.model
+    recorded = str(about.get("path") or about["name"])
     try:
-        model = load(name or str(about["name"]), dtype=dtype or str(about["dtype"]), device=device)
+        model = load(name or recorded, dtype=dtype or str(about["dtype"]), device=device)
     except ModelError as error:
         if name is not None:
             raise
         raise ModelError(
-            f"{error} The scores in {run.store.folder} are of {about['name']!r}: give its folder "
+            f"{error} The scores in {run.store.folder} are of {recorded!r}: give its folder "
             "or id with --model."
         ) from error
     if weights_hash(model.hf) != about["weights_hash"]:

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from interp.errors import InputError
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        InputError: it is negative.
+    """
+    if seed < 0:
+        raise InputError(f"--seed {seed}: give 0 or more.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SetFields:

@@ -18,6 +18,7 @@ from rich.progress import Progress
 import interp.results as results
 from interp.directions import Direction, load_all
 from interp.engine.model import Model
+from interp.errors import InputError
 from interp.jobs import runs, tts_direction, tts_runs
 from interp.jobs.tts_steer_checks import score_bins, self_verification
 from interp.jobs.tts_steer_settings import (
@@ -63,6 +64,11 @@ def test(
             problems. The problems that a given direction was made from become selection problems.
     """
     run = tts_runs.open_run(folder)
+    if settings.draws > len(run.store.manifest.seeds):
+        raise InputError(
+            f"--draws {settings.draws}: {folder} was scored with {len(run.store.manifest.seeds)} "
+            "draws of the perturbation; take at most so many."
+        )
     where = tts_runs.folder_of(run, "steer-test", out)
     require_problems(run, settings, direction)
     loaded = tts_runs.load_model(run, model, dtype=dtype, device=device)

@@ -159,3 +159,16 @@ def test_the_help_of_interp_lists_the_four(interp):
     done = interp("--help")
     assert done.status == 0
     assert all(f"tts-{part}" in done.out for part in ARGUMENTS)
+
+
+@pytest.mark.parametrize("part", ["direction", "steer-test", "prune", "compare"])
+def test_a_negative_seed_is_refused(interp, scored, part):
+    done = interp("tts", part, scored, "--seed", "-1", "--out", scored / "never")
+    assert (done.status, done.err) == (2, "interp: --seed -1: give 0 or more.\n")
+    assert not (scored / "never").exists()
+
+
+def test_more_draws_than_were_scored_are_refused(interp, scored):
+    done = interp("tts", "steer-test", scored, "--draws", "99", "--out", scored / "never")
+    assert done.status == 2
+    assert "draws of the perturbation; take at most so many." in done.err

@@ -278,7 +278,7 @@ def test_an_answer_that_is_not_there_marks_the_row(tmp_path):
     marked, scored = outcome.store.rows("chains")
     assert marked["reason"] == "answer not found: the row has no gold answer to score"
     assert (scored["answer"], scored["answer_source"], scored["gold"]) == ("11", "gold", "11")
-    assert scored["correct"] is True
+    assert scored["correct"] is None  # the gold answer is right by construction
     babble = Row("c", "How many?", "Red cups. " * 3)
     outcome = job(tmp_path / "other", [babble], tts.Settings(seeds=1), of=tiny("tiny-llama"))
     (marked,) = outcome.store.rows("chains")

@@ -187,7 +187,7 @@ def test_other_weights_are_refused_and_the_same_are_found_by_name(folder):
 
 def test_a_model_whose_recorded_name_finds_nothing_is_asked_for(folder, tmp_path):
     out = copied(folder, tmp_path)
-    changed_manifest(out, lambda about: about["model"].update(name="gone/model-x"))
+    changed_manifest(out, lambda about: about["model"].update(name="x", path="gone/model-x"))
     run = tts_runs.open_run(out)
     with pytest.raises(ModelError) as caught:
         tts_runs.load_model(run, None, dtype=None, device="cpu")
@@ -244,3 +244,14 @@ def test_the_users_checks_come_back_and_are_none_where_none_are_given(tmp_path):
     run = scored_run(tmp_path / "run", 3, rows=rows)
     found = [chain.chain.problem.checks for chain in tts_runs.open_run(run).chains]
     assert found == [(1,), None, None]
+
+
+def test_a_run_of_a_folders_model_finds_it_again(tmp_path, monkeypatch):
+    """The name is the folder's last part; what it was loaded by is kept beside it."""
+    tiny_folder = tmp_path / "models" / "mine"
+    model = load("planted-steps")
+    model.hf.save_pretrained(tiny_folder)
+    model.tokenizer.save_pretrained(tiny_folder)
+    run = tts_runs.open_run(scored_run(tmp_path / "run", 2, model=str(tiny_folder)))
+    assert run.store.manifest.model["name"] == "mine"
+    assert tts_runs.load_model(run, None, dtype=None, device="cpu").name == "mine"
