@@ -133,12 +133,22 @@ def steer_finding(results: Sequence[Row], test: str) -> Finding | None:
     else:
         between = lead(random, "difference", "difference_low", "difference_high")
         title += f", random directions {percent(random['flips'])} ({between})."
+    title += _simpler(main, arms)
     detail = (
         f"{shares(main, 'flips')} of {count(main['n_items'], 'item')} of "
         f"{count(main['n_problems'], 'problem')} that chose neither direction nor layer; "
         f"{percent(main['unparsable'])} of answers cannot be read.{_others(arms)}"
     )
     return Finding(title, detail + few(main["n_problems"], "problem"))
+
+
+def _simpler(main: Row, arms: Mapping[str, Row]) -> str:
+    """Say so where leaving the step out flips as many answers as the direction, or more."""
+    dropped = arms.get("drop_step", {}).get("flips")
+    if dropped is None or not main["flips"] or dropped < main["flips"]:
+        return ""
+    much = "as much" if dropped == main["flips"] else "more"
+    return f" Leaving the step out does {much} ({percent(dropped)})."
 
 
 def _others(arms: Mapping[str, Row]) -> str:

@@ -536,3 +536,17 @@ def test_a_part_of_other_scores_is_not_shown_and_one_of_fewer_rows_is_told(run, 
     run.write(cell_key({"cell": 1}), {"cell": 1}, {"chains": [{"id": "q"}]}, {})
     runs.write_report(run)
     assert stale in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("dropped", "end"),
+    [
+        (0.4, ""),
+        (0.5, " Leaving the step out does as much (50%)."),
+        (0.6, " Leaving the step out does more (60%)."),
+    ],
+)
+def test_a_simpler_edit_that_does_as_much_stands_in_the_headline(dropped, end):
+    rows = [arm_row("direction", 0.5), arm_row("drop_step", dropped)]
+    title = said.steer_finding(rows, "engage").title
+    assert title.endswith("; no random direction stands beside it." + end)
