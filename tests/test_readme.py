@@ -15,7 +15,8 @@ from interp.errors import InterpError
 from interp.models import registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", README, flags=re.DOTALL)
+"""Each block of Python that is followed by what it prints."""
 
 
 def test_the_readme_runs_and_prints_what_it_shows():
