@@ -21,7 +21,7 @@ from interp.models import registry, tiny, weights
 from interp.models.registry import KNOWN
 
 ROOT = Path(__file__).parents[2]
-NAMES = [name for name, known in KNOWN.items() if known.kind != "smollm2"]
+NAMES = [name for name, known in KNOWN.items() if known.kind not in ("smollm2", "hub")]
 IDS = [5, 80, 41, 42, 7]
 
 

@@ -231,7 +231,7 @@ def test_gold_without_a_gold_answer_is_marked(interp, tmp_path):
     reason = "answer not found: the row has no gold answer to score"
     assert f"  marked {rows[0]['id']}: {reason}\n" in done.out
     _, scored = results.Store.open(tmp_path / "run").rows("chains")
-    assert (scored["answer_source"], scored["correct"]) == ("gold", True)
+    assert (scored["answer_source"], scored["correct"]) == ("gold", None)
 
 
 def test_a_row_that_no_tokenizer_takes_is_marked_like_any_other(interp, tmp_path):
