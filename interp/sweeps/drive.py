@@ -180,9 +180,9 @@ class _Drive:
         queue = Queue(todo if limit is None else todo[:limit])
         self._tell("begin", self.plan, self.executor, self.workers)
         try:
-            with _local_folder(self.store, self.grid.name) as logs, _term_interrupts():
+            with _local_folder(self.store, self.grid.name) as logs, _interrupts() as asked:
                 self.executor.start(self._where(logs))
-                self._loop(queue)
+                self._loop(queue, asked)
         except KeyboardInterrupt:
             stopped = True
         finally:
@@ -197,8 +197,10 @@ class _Drive:
             experiment=self.grid.experiment, address=self.store, workers=self.workers, logs=logs
         )
 
-    def _loop(self, queue: Queue) -> None:
+    def _loop(self, queue: Queue, asked: threading.Event) -> None:
         while queue or self.busy:
+            if asked.is_set():  # what was raised was lost where Python cannot raise it
+                raise KeyboardInterrupt
             for worker in range(self.workers):
                 if worker not in self.busy and (cell := queue.take(worker)):
                     self._give(worker, cell)
@@ -337,17 +339,24 @@ def _local_folder(store: str, sweep: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _term_interrupts() -> Iterator[None]:
-    """Inside the block SIGTERM (a scheduler's notice) stops the sweep as Ctrl-C does."""
+def _interrupts() -> Iterator[threading.Event]:
+    """Inside the block SIGTERM (a scheduler's notice) stops the sweep as Ctrl-C does.
+
+    The event is set with either: an exception that a signal raises while Python frees an object is
+    dropped, and the sweep would go on.
+    """
+    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
 
     def stop(*_: object) -> None:
+        asked.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
