@@ -1,6 +1,8 @@
 # Needs Python 3.11 or newer, make and a package index. `make help` lists what there is.
 PYTHON ?= python3
 WORKERS ?= 2
+# More than cores: many tests wait for processes that they have started.
+TEST_WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -24,7 +26,7 @@ lab: $(VENV)/.lab $(VENV)/.weights ## Open the notebooks in JupyterLab, on this 
 	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=notebooks
 
 test: $(VENV)/.dev $(VENV)/.weights ## Run every test, offline
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 figures: $(VENV)/.ready ## Draw every figure again from the committed records
 	$(BIN)/python -m figures

@@ -289,6 +289,8 @@ def _read(path: Path, kind: str, name: str, maker: str) -> tuple[Tensor, dict[st
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path} is damaged or no safetensors file: {error}") from error
     if tensor is None or not {kind, "sha256"} <= set(held):
+        if kind == "direction" and "directions" in held:
+            raise StoreError(f"{path} holds several directions: read them with load_all.")
         raise StoreError(f"{path} holds no {kind}: give a file written by {maker}.")
     if hashlib.sha256(held[kind].encode()).hexdigest() != held["sha256"]:
         raise StoreError(f"{path} is damaged: its manifest is not the one that was saved.")

@@ -130,7 +130,7 @@ def resume_after_kill() -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             {"id": each.id, "question": each.question, "cot": each.chain}
-            for each in planted.chains(24, seed=3)
+            for each in planted.chains(16, seed=3)
         ]
         data = Path(folder) / "rows.jsonl"
         data.write_text("\n".join(json.dumps(row) for row in rows) + "\n")

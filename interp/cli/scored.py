@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from interp.cli.shared import settings_of
 from interp.jobs.tts_settings import CompareFields, SetFields
+from interp.stats import FEW_CLUSTERS
 
 RunFolder = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
 
@@ -161,6 +162,7 @@ class TtsPrune(_OnRun):
         rows = [row for row in done.points if row["measure"] == "same"]
         _say(console, "Share of chains that keep their answer, with 95% intervals over problems:")
         console.print(_table(columns, [_plain(row) for row in rows]))
+        _warn(console, _few(rows))
         _say(console, f"{done.n_exported} chains: {done.exported}")
         _say(console, f"{done.marked} marked. Records and report: {done.store.folder}")
         return 3 if done.marked else 0
@@ -186,6 +188,7 @@ class TtsCompare(CompareFields, _OnRun):
             _say(console, "Rank correlation of steps within problems, 95% intervals over problems:")
             rows = [row for row in done.table if row["a"] == "tts"]
             console.print(_table(("a", "b", "rho", "chance", "n_problems", "n_steps"), rows))
+            _warn(console, _few(rows))
             _say(console, "All pairs: interp results, table agreement, or the report.")
         if done.chains:
             console.print(_table(("measure", "mean", "n_chains"), done.chains))
@@ -212,6 +215,14 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
         low, high = row.get("low"), row.get("high")
     text = "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
     return text if value is None or low is None else f"{text} ({low:.2g} to {high:.2g})"
+
+
+def _few(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The warning of a table whose intervals are over too few problems."""
+    counts = [row["n_problems"] for row in rows if row.get("n_problems")]
+    if not counts or min(counts) >= FEW_CLUSTERS:
+        return []
+    return [f"an interval is over {min(counts)} problems: below {FEW_CLUSTERS} it is too narrow."]
 
 
 def _warn(console: Console, warnings: Iterable[str]) -> None:

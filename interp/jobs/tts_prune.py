@@ -122,6 +122,11 @@ def require_exported(settings: Settings, export: Export) -> None:
     if export.method not in (*settings.methods, "random"):
         told = ", ".join((*settings.methods, "random"))
         raise InputError(f"--export-method {export.method}: this study has {told}.")
+    if export.method == "random" and not settings.random:
+        raise InputError(
+            "--export-method random with --random 0: no random pruning is drawn, so none can be "
+            "exported; draw at least 1, or export tts."
+        )
 
 
 def _is(pruning: Pruning, export: Export) -> bool:

@@ -35,6 +35,9 @@ class HFSubject(Subject):
         name: for messages and records.
     """
 
+    width: int = 1
+    """Most vectors of a node."""
+
     def __init__(
         self, hf: PreTrainedModel, tokenizer: Any, *, n_steps: int, layout: Layout, name: str
     ) -> None:
@@ -184,7 +187,7 @@ class HFSubject(Subject):
     def _require_room(self, problems: Sequence[LatentProblem], prompts: Sequence[Any]) -> None:
         room = getattr(self.hf.config, "max_position_embeddings", None)
         for problem, prompt in zip(problems, prompts, strict=True):
-            needed = len(prompt) + self.n_steps + len(self.close_ids)
+            needed = len(prompt) + self.n_steps * self.width + len(self.close_ids)
             if room is not None and needed > room:
                 raise InputError(
                     f"Problem {problem.id!r} takes {needed} tokens with its steps, and {self.name} "

@@ -65,7 +65,7 @@ def keep_chart(curves: Sequence[Row], measure: str) -> Spec:
 
 
 def agreement_map(rows: Sequence[Row]) -> Spec:
-    """Draw the rank correlation of every pair of measures; brackets mark what chance reaches.
+    """Draw the rank correlation of every pair of measures; brackets mark what chance explains.
 
     The interval, the chance level and the problems of a pair stand in its hover text.
     """
@@ -110,20 +110,28 @@ def measure_name(measure: str) -> str:
 
 def beyond_chance(row: Row) -> bool:
     """Whether a pair agrees more than shuffled steps do, and its interval excludes 0."""
-    known = None not in (row["rho"], row["chance"], row["low"])
-    return known and row["rho"] > row["chance"] and row["low"] > 0
+    return _apart(row) and row["rho"] > 0
+
+
+def _apart(row: Row) -> bool:
+    """Whether a correlation, of either sign, is larger than chance's and its interval leaves 0."""
+    if None in (row["rho"], row["chance"], row["low"]):
+        return False
+    return abs(row["rho"]) > row["chance"] and (row["low"] > 0 or row["high"] < 0)
 
 
 def rho_text(row: Row) -> str:
-    """Return what a cell shows: the correlation, in brackets where chance reaches as far.
+    """Return what a cell shows: the correlation, in brackets where chance explains it.
 
-    >>> rho_text({"rho": 0.1, "chance": 0.25}), rho_text({"rho": 0.5, "chance": 0.25})
-    ('(0.10)', '0.50')
+    >>> rho_text({"rho": 0.1, "chance": 0.25, "low": 0.05, "high": 0.2})
+    '(0.10)'
+    >>> rho_text({"rho": 0.5, "chance": 0.25, "low": 0.3, "high": 0.7})
+    '0.50'
     """
     if row["rho"] is None:
         return "none"
     text = number(row["rho"], 2)
-    return text if abs(row["rho"]) > (row["chance"] or 0.0) else f"({text})"
+    return text if _apart(row) else f"({text})"
 
 
 def _rho_hover(row: Row) -> str:

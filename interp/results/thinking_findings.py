@@ -261,6 +261,8 @@ def keep_finding(curves: Sequence[Row]) -> Finding | None:
     else:
         above = lead(row, "above_random_estimate", "above_random_low", "above_random_high")
         title += f", random steps {percent(random['mean_estimate'])} ({above})."
+    none = [r for r in ours if r["fraction"] == 0]
+    title += f" No steps at all keep {percent(none[0]['mean_estimate'])}." if none else ""
     detail = f"{count(row['n_problems'], 'problem')}."
     tokens = there.get(("tts", "tokens"))
     detail += f" {percent(tokens['mean_estimate'])} of the tokens are left." if tokens else ""

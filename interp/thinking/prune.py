@@ -209,6 +209,9 @@ def check(fractions: Sequence[float], methods: Sequence[str], n_random: int) -> 
     """
     if not fractions:
         raise InputError("fractions is empty: give shares of the steps to keep, such as 0.5.")
+    if len(set(fractions)) < len(fractions):
+        told = " ".join(f"{fraction:g}" for fraction in fractions)
+        raise InputError(f"fractions holds {told}: name each share to keep once.")
     for fraction in fractions:
         if not 0 <= fraction <= 1:
             raise InputError(f"fractions holds {fraction}: a share to keep lies between 0 and 1.")

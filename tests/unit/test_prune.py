@@ -365,6 +365,7 @@ def test_a_chain_longer_than_the_context_is_marked():
     ("options", "message"),
     [
         ({"fractions": ()}, "fractions is empty: give shares of the steps to keep, such as 0.5."),
+        ({"fractions": (0.5, 0.5)}, "fractions holds 0.5 0.5: name each share to keep once."),
         (
             {"fractions": (0.5, 1.5)},
             "fractions holds 1.5: a share to keep lies between 0 and 1.",

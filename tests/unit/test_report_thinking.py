@@ -274,7 +274,7 @@ def test_pruning_is_told_at_the_fraction_nearest_to_a_half():
     rows += [keep_row("tts", 0.6, 0.55, "tokens")]
     assert said.keep_finding(rows) == Finding(
         "The 60% of steps with the highest TTS keep 90% (80% to 100%) of the answers, random steps "
-        "60% (a difference of 30 points, 95% interval 10 to 50).",
+        "60% (a difference of 30 points, 95% interval 10 to 50). No steps at all keep 0%.",
         "24 problems. 55% of the tokens are left. The last steps alone keep 50% (a difference of "
         "30 points, 95% interval 10 to 50).",
     )

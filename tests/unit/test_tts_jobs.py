@@ -428,6 +428,12 @@ def test_chains_that_cannot_be_pruned_are_marked_and_none_is_missed(scored, tmp_
             "export one of these.",
         ),
         ({}, {"method": "best"}, "--export-method best: this study has tts, last, random."),
+        (
+            {"random": 0},
+            {"method": "random"},
+            "--export-method random with --random 0: no random pruning is drawn, so none can be "
+            "exported; draw at least 1, or export tts.",
+        ),
         ({"random": -1}, {}, "--random -1: draw 0 or more random prunings, better 20."),
         ({"fractions": (2.0,)}, {}, "fractions holds 2.0: a share to keep lies between 0 and 1."),
     ],
