@@ -12,28 +12,23 @@ figures are drawn from these. The weights of the trained thinkers are taken as t
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from experiments.tts_study import GENERATED, RECORDS, Size
+from experiments.parts import DRAWINGS, RECORDS, Done, execute, in_turn, shown, tell
+from experiments.tts_study import GENERATED, Size
 from interp.errors import InputError
 
 SUBJECTS = ("words", "thinker", "thinker-ignores")
 """The longest first, so that it does not end alone."""
 FAILED = "failed_steps"
 FIGURES = "figures"
-SHOWN_LINES = 12
-"""Lines of a failed part's output that are shown; the rest is in its log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +49,7 @@ class Config:
     """Folder of the runs and of each part's log."""
     out: Path = RECORDS
     """Folder of the records: a subject's go to `tts_study/SUBJECT` in it."""
-    figures: Path = RECORDS.parents[1] / "figures" / "out"
+    figures: Path = DRAWINGS
     """Folder of the drawings."""
 
     def __post_init__(self) -> None:
@@ -70,19 +65,6 @@ class Config:
             raise InputError(f"--workers {self.workers}: give at least 1.")
 
 
-@dataclass(frozen=True)
-class Done:
-    """A part's exit status and cost."""
-
-    name: str
-    status: int
-    seconds: float
-    """On the clock."""
-    cpu_seconds: float
-    """Of all cores together."""
-    log: Path
-
-
 def parts(config: Config) -> dict[str, list[str]]:
     """Return the command of each part that the figures need, by its name."""
     study = ["experiments.tts_study", "--size", config.size, "--out", shown(config.work)]
@@ -94,67 +76,16 @@ def parts(config: Config) -> dict[str, list[str]]:
     return found
 
 
-def shown(path: Path) -> str:
-    """Return a path from the working folder where it lies there: manifests keep the command."""
-    there = path.absolute()
-    return str(there.relative_to(Path.cwd()) if there.is_relative_to(Path.cwd()) else path)
-
-
 def drawing(config: Config) -> list[str]:
     """Return the command that draws the figures."""
     return ["figures", "--records", str(config.out), "--out", str(config.figures)]
 
 
-def execute(name: str, command: Sequence[str], work: Path) -> Done:
-    """Run a module with one thread, its output in a log, and measure it."""
-    work.mkdir(parents=True, exist_ok=True)
-    log = work / f"{name}.log"
-    begun = time.monotonic()
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=out, stderr=out, env=one_thread(os.environ)
-        )
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    cpu = used.ru_utime + used.ru_stime
-    return Done(name, process.returncode, time.monotonic() - begun, cpu, log)
-
-
-def one_thread(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which arithmetic uses one thread, and this checkout is found.
-
-    >>> one_thread({"OMP_NUM_THREADS": "8"})["OMP_NUM_THREADS"]
-    '1'
-    """
-    root = str(RECORDS.parents[1])
-    paths = [root, *filter(None, [environment.get("PYTHONPATH")])]
-    return {**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-
-
 def run(config: Config, console: Console) -> Iterator[Done]:
     """Run the parts, some at a time, then draw; yield each in order with its cost."""
-    with ThreadPoolExecutor(config.workers) as pool:
-        asked = [
-            pool.submit(execute, name, command, config.work)
-            for name, command in parts(config).items()
-        ]
-        for each in asked:
-            done = each.result()
-            console.print(f"{done.name}: {done.seconds:.0f} s", highlight=False)
-            yield done
+    yield from in_turn(parts(config), workers=config.workers, work=config.work, console=console)
     if config.draw:
         yield execute(FIGURES, drawing(config), config.work)
-
-
-def table(done: Sequence[Done], seconds: float) -> Table:
-    """Lay out what each part cost."""
-    laid = Table("part", "clock s", "CPU s", "", title="Cost")
-    for each in done:
-        ended = "done" if each.status == 0 else f"failed: {each.log}"
-        laid.add_row(each.name, f"{each.seconds:.0f}", f"{each.cpu_seconds:.0f}", ended)
-    total = sum(each.cpu_seconds for each in done)
-    laid.add_row("all", f"{seconds:.0f}", f"{total:.0f}", "")
-    return laid
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -167,12 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(error.exit_code) from None
     begun = time.monotonic()
     done = list(run(config, console))
-    console.print(table(done, time.monotonic() - begun))
-    failed = [each for each in done if each.status]
-    for each in failed:
-        tail = each.log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
-        console.print(f"{each.name} failed:", *tail, sep="\n", markup=False, highlight=False)
-    sys.exit(1 if failed else 0)
+    sys.exit(tell(done, time.monotonic() - begun, console))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ The warnings say how few they are.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,17 +31,17 @@ from typing import Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
+from experiments.study import Part, Study, condense, make_part, table
 from interp.data.rows import Row, read_rows
 from interp.data.word_problems import word_problems
 from interp.engine.loading import load
 from interp.engine.model import Model
 from interp.errors import InputError, InterpError, nearest
-from interp.jobs import runs, tts, tts_compare, tts_direction, tts_prune, tts_runs, tts_steer
+from interp.jobs import runs, tts, tts_compare, tts_direction, tts_prune, tts_steer
 from interp.models import thinker
 from interp.models.reasoning import REASONING, writing
-from interp.results import Store, cell_key, file_hash
+from interp.results import Store, file_hash
 
 Size = Literal["smoke", "paper"]
 
@@ -53,8 +52,6 @@ GENERATED = (*THINKERS, "words")
 """Subjects that need no file of problems."""
 SUBJECTS = (*GENERATED, "gsm8k", *REASONING)
 SMALL = "smollm2-135m"
-KEPT_FILES = ("direction.safetensors", "pruned.jsonl")
-"""What a copy holds beside manifest and tables; control directions come back from their seeds."""
 
 CHEAP = ("early", "drop", "mistake", "paraphrase", "attention", "receivers", "whole", "dependency")
 """Relatives for which the model writes nothing."""
@@ -211,26 +208,6 @@ def _written(subject: str, most: int | None = None) -> dict[str, Any]:
 # ---------------------------------------------------------------- parts
 
 
-@dataclass(frozen=True)
-class Part:
-    """What became of one part."""
-
-    part: str
-    status: Literal["done", "skipped"]
-    said: tuple[str, ...]
-    """Its warnings; or why the subject cannot have it."""
-    cpu_seconds: float
-    """Of all starts together."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """A subject's records, and what became of each part."""
-
-    folder: Path
-    parts: tuple[Part, ...]
-
-
 def rows_of(config: Config, n: int) -> tuple[list[Row], dict[str, str]]:
     """Return the rows of a subject, and the words for its manifest."""
     n = config.limit or n
@@ -269,7 +246,7 @@ def run(config: Config, console: Console) -> Study:
     steered = replace(asked.steer, layers=layers(n_layers, asked.every))
     for name, job in _jobs(config, replace(asked, steer=steered), console).items():
         console.print(f"{config.subject}: {name}")
-        found.append(_part(config, name, job))
+        found.append(make_part(config.folder, name, job))
     study = Study(config.folder, tuple(found))
     runs.write_report(Store.open(config.folder))
     if config.records is not None:
@@ -294,7 +271,9 @@ def _scored(config: Config, asked: Plan) -> tuple[Part, int]:
     begun = time.process_time()
     model = load(config.weights, dtype=config.dtype, device=config.device)
     tts.require_text(model)
-    part = _part(config, "scores", lambda: _scores(config, asked, model, rows, data), begun)
+    part = make_part(
+        config.folder, "scores", lambda: _scores(config, asked, model, rows, data), begun
+    )
     return part, model.sizes.n_layers
 
 
@@ -344,96 +323,6 @@ def _jobs(
 
 def _marks(n: int, what: str) -> tuple[str, ...]:
     return (f"{n} {what} are marked.",) if n else ()
-
-
-def _part(
-    config: Config, name: str, job: Callable[[], tuple[str, ...]], begun: float | None = None
-) -> Part:
-    """Run one part, and note it; what the subject cannot have is skipped with its sentence."""
-    begun = time.process_time() if begun is None else begun
-    status: Literal["done", "skipped"] = "done"
-    try:
-        said = tuple(dict.fromkeys(job()))
-    except InputError as error:
-        status, said = "skipped", (str(error),)
-    store = Store.open(config.folder)
-    before: Any = store.manifest.notes.get("study", [])
-    earlier = sum(row["cpu_seconds"] for row in before if row["part"] == name)
-    part = Part(name, status, said, round(earlier + time.process_time() - begun, 1))
-    kept = [row for row in before if row["part"] != name]
-    store.update_manifest(notes=_notes(store.manifest.notes, [*kept, asdict(part)]))
-    return part
-
-
-def _notes(notes: Mapping[str, object], parts: Sequence[Mapping[str, Any]]) -> dict[str, object]:
-    """The notes of a run with what became of its parts; a report shows the warnings.
-
-    Those of a part that was made stand in its own folder.
-    """
-    scores = [said for row in parts if row["part"] == "scores" for said in row["said"]]
-    left_out = [
-        f"{row['part']} was left out: {' '.join(row['said'])}"
-        for row in parts
-        if row["status"] == "skipped"
-    ]
-    return {**notes, "study": list(parts), "warnings": [*scores, *left_out]}
-
-
-# ---------------------------------------------------------------- copies
-
-
-def condense(folder: Path, out: Path) -> Path:
-    """Copy the records of a study with all cells of a run as one; an older copy is replaced.
-
-    Many small cells are mostly file headers: a copy takes a tenth of the room. It is read just as
-    the run is, but is not gone on with. Reports, which the tables give again, stay behind.
-
-    Raises:
-        InputError: `out` holds something else than such a copy.
-        StoreError: there are no records.
-    """
-    whole = Store.open(folder)
-    _require_copy(out)
-    shutil.rmtree(out, ignore_errors=True)
-    _copy(whole, out, {})
-    parts = [folder / name for name in runs.PARTS]
-    made = [Store.open(part) for part in parts if (part / "manifest.json").is_file()]
-    made = [part for part in made if part.keys()]
-    if made:
-        rows = tts_runs.open_run(out).identity
-        for part in made:
-            _copy(part, out / part.folder.name, rows)
-    return out
-
-
-def _require_copy(out: Path) -> None:
-    if not out.exists():
-        return
-    if not (out / "manifest.json").is_file() or "condensed" not in Store.open(out).manifest.notes:
-        raise InputError(f"{out} is no copy of earlier records, so it is not replaced: move it.")
-
-
-def _copy(store: Store, out: Path, rows: Mapping[str, object]) -> None:
-    """Copy one run; `rows` is what a part depends on, in the words of the copied scores."""
-    about, keys = store.manifest, store.keys()
-    identity: dict[str, object] = {"condensed": keys, "of": about.settings_hash}
-    key = cell_key(identity)
-    notes = {**about.notes, "condensed": f"{len(keys)} cells as one"}
-    manifest = replace(about, notes=notes, data={**about.data, **rows}, order=[key])
-    tables = {name: store.rows(name) for name in runs.table_names(store)}
-    Store.begin(out, manifest).write(key, identity, tables, about.spent)
-    (out / ".lock").unlink(missing_ok=True)
-    for name in KEPT_FILES:
-        if (store.folder / name).is_file():
-            shutil.copyfile(store.folder / name, out / name)
-
-
-def table(study: Study) -> Table:
-    """Lay out what became of each part."""
-    laid = Table("part", "", "CPU s", "said", title=str(study.folder))
-    for part in study.parts:
-        laid.add_row(part.part, part.status, f"{part.cpu_seconds:.0f}", "\n".join(part.said))
-    return laid
 
 
 def main(argv: Sequence[str] | None = None) -> None:

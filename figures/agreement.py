@@ -18,6 +18,9 @@ TABLES = ("agreement",)
 def figure(rows: Sequence[Row]) -> go.Figure:
     """Draw the rank correlation of every pair of measures; brackets mark what chance explains."""
     found = said.agreement_finding(rows) or Finding("How far the measures agree", "")
-    told = Finding(found.title, f"{found.detail} In brackets: no further than chance, or an interval that holds 0.")
+    told = Finding(
+        found.title,
+        f"{found.detail} In brackets: no further than chance, or an interval that holds 0.",
+    )
     spec = agreement_map(rows)
     return titled(spec, told, height=spec["layout"]["height"] + 90)

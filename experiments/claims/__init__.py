@@ -24,6 +24,7 @@ from experiments.claims import (
     costs,
     engines,
     interventions,
+    latent,
     steering_cost,
     sweeps,
     thinking,
@@ -32,14 +33,34 @@ from experiments.claims import (
 from experiments.claims.core import Claim, Measured
 from interp.errors import InputError, nearest
 
+PARTS = (
+    engines,
+    thinking,
+    true_thinking,
+    steering_cost,
+    latent,
+    interventions,
+    costs,
+    sweeps,
+)
 CLAIMS = {
     claim.name: claim
-    for part in (engines, thinking, true_thinking, steering_cost, interventions, costs, sweeps)
+    for part in (
+        engines,
+        thinking,
+        true_thinking,
+        steering_cost,
+        latent,
+        interventions,
+        costs,
+        sweeps,
+    )
     for claim in part.CLAIMS
 }
 CHEAP = (
     "engines-agree", "positions", "no-leaks", "planted-circuit", "gqa",
     "tts-planted", "resume-after-kill", "thinker-auc", "thinker-ignored",
+    "latent-identity-null", "latent-ragged", "latent-planted",
 )  # fmt: skip
 """Claims measured in the tests too."""
 

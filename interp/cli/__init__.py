@@ -1,4 +1,4 @@
-"""The command line: `interp demo|tts|patch|path|circuit|steer|sweep|results|report|check|models`.
+"""The command line: `interp demo|tts|latent|patch|path|circuit|steer|sweep|results|report|...`.
 
 Exit status: 0 done, 1 a check failed, 2 bad input (one sentence, no traceback), 3 done but some
 rows were marked.
@@ -16,6 +16,13 @@ import tyro
 from rich.console import Console
 
 from interp.cli.interventions import Circuit, Patch, Paths, Steer
+from interp.cli.latent import (
+    LatentCommitment,
+    LatentInfluence,
+    LatentNecessity,
+    LatentRollout,
+    LatentTrain,
+)
 from interp.cli.models import Check, Models
 from interp.cli.records import Report, Results
 from interp.cli.scored import TtsCompare, TtsDirection, TtsPrune, TtsSteerTest
@@ -30,6 +37,11 @@ Command = (
     | Annotated[TtsSteerTest, tyro.conf.subcommand("tts-steer-test")]
     | Annotated[TtsPrune, tyro.conf.subcommand("tts-prune")]
     | Annotated[TtsCompare, tyro.conf.subcommand("tts-compare")]
+    | Annotated[LatentTrain, tyro.conf.subcommand("latent-train")]
+    | Annotated[LatentRollout, tyro.conf.subcommand("latent-rollout")]
+    | Annotated[LatentNecessity, tyro.conf.subcommand("latent-necessity")]
+    | Annotated[LatentInfluence, tyro.conf.subcommand("latent-influence")]
+    | Annotated[LatentCommitment, tyro.conf.subcommand("latent-commitment")]
     | Annotated[Patch, tyro.conf.subcommand("patch")]
     | Annotated[Paths, tyro.conf.subcommand("path")]
     | Annotated[Circuit, tyro.conf.subcommand("circuit")]
@@ -48,6 +60,7 @@ Command = (
 PARTS = {
     "sweep": ("grid file", ("status", "show", "gc")),
     "tts": ("file of problems", ("direction", "steer-test", "prune", "compare")),
+    "latent": (None, ("train", "rollout", "necessity", "influence", "commitment")),
 }
 """What a command does beside running the file that it is given."""
 QUIET = {
@@ -86,17 +99,23 @@ def _words(words: list[str]) -> list[str]:
     """The arguments with `sweep status` written as the subcommand that it is.
 
     Raises:
-        InputError: a part of a command is misspelt.
+        InputError: a part of a command is misspelt or missing.
     """
-    if len(words) < 2 or words[0] not in PARTS:
+    if not words or words[0] not in PARTS or (len(words) < 2 and PARTS[words[0]][0]):
         return words
     file, parts = PARTS[words[0]]
-    if words[1] in parts:  # a part, not a file of that name
-        return [f"{words[0]}-{words[1]}", *words[2:]]
-    hint = nearest(words[1], parts)
-    if hint and not Path(words[1]).exists():
+    given = words[1] if len(words) > 1 else ""
+    if given in parts:  # a part, not a file of that name
+        return [f"{words[0]}-{given}", *words[2:]]
+    hint = nearest(given, parts) if given else ""
+    if file is None:
         raise InputError(
-            f"interp {words[0]} {words[1]}: there is no {file} of that name, and the parts are "
+            f"interp {words[0]}: say which part, one of {', '.join(parts)}; "
+            f"`interp {words[0]} {parts[0]} --help` tells its arguments.{hint}"
+        )
+    if hint and not Path(given).exists():
+        raise InputError(
+            f"interp {words[0]} {given}: there is no {file} of that name, and the parts are "
             f"{', '.join(parts)}.{hint}"
         )
     return words

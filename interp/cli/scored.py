@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Column, Table
 
-from interp.cli.shared import settings_of
+from interp.cli.shared import print_table, say, settings_of
 from interp.jobs.tts_settings import CompareFields, SetFields
 from interp.stats import FEW_CLUSTERS
 
@@ -63,10 +62,10 @@ class TtsDirection(_OnSets):
             self.run, settings=settings_of(self, job.SetSettings), **self._where(console)
         )
         columns = ("site", "norm", "shuffled_norm", "shuffled_cosine", "next_cosine")
-        console.print(_table(columns, done.store.rows("direction")))
+        print_table(console, columns, done.store.rows("direction"))
         _warn(console, done.warnings)
-        _say(console, f"Direction and controls: {done.store.folder}")
-        _say(
+        say(console, f"Direction and controls: {done.store.folder}")
+        say(
             console,
             "It is made from all problems of this run: test it on another run, or let "
             "`interp tts steer-test` fit one on half of these.",
@@ -118,9 +117,9 @@ class TtsSteerTest(_OnSets):
         )
         columns = ("test", "arm", "layer", "flips", "unparsable", "shift", "difference", "n_items")
         rows = [row for row in done.rows if row["twin"] is None]
-        console.print(_table((*columns, "n_problems"), rows))
+        print_table(console, (*columns, "n_problems"), rows)
         _warn(console, done.warnings)
-        _say(console, f"{done.marked} steps gave no item. Records and report: {done.store.folder}")
+        say(console, f"{done.marked} steps gave no item. Records and report: {done.store.folder}")
         return 0
 
 
@@ -160,11 +159,11 @@ class TtsPrune(_OnRun):
         done = job.study(self.run, settings=settings, export=export, **self._where(console))
         columns = ("method", "fraction", "mean", "above_random", "above_last", "n_problems")
         rows = [row for row in done.points if row["measure"] == "same"]
-        _say(console, "Share of chains that keep their answer, with 95% intervals over problems:")
-        console.print(_table(columns, [_plain(row) for row in rows]))
+        say(console, "Share of chains that keep their answer, with 95% intervals over problems:")
+        print_table(console, columns, [_plain(row) for row in rows])
         _warn(console, _few(rows))
-        _say(console, f"{done.n_exported} chains: {done.exported}")
-        _say(console, f"{done.marked} marked. Records and report: {done.store.folder}")
+        say(console, f"{done.n_exported} chains: {done.exported}")
+        say(console, f"{done.marked} marked. Records and report: {done.store.folder}")
         return 3 if done.marked else 0
 
 
@@ -185,36 +184,20 @@ class TtsCompare(CompareFields, _OnRun):
             self.run, settings=settings_of(self, job.Settings), **self._where(console)
         )
         if done.table:
-            _say(console, "Rank correlation of steps within problems, 95% intervals over problems:")
+            say(console, "Rank correlation of steps within problems, 95% intervals over problems:")
             rows = [row for row in done.table if row["a"] == "tts"]
-            console.print(_table(("a", "b", "rho", "chance", "n_problems", "n_steps"), rows))
+            print_table(console, ("a", "b", "rho", "chance", "n_problems", "n_steps"), rows)
             _warn(console, _few(rows))
-            _say(console, "All pairs: interp results, table agreement, or the report.")
+            say(console, "All pairs: interp results, table agreement, or the report.")
         if done.chains:
-            console.print(_table(("measure", "mean", "n_chains"), done.chains))
-        _say(console, f"{done.marked} marked. Records and report: {done.store.folder}")
+            print_table(console, ("measure", "mean", "n_chains"), done.chains)
+        say(console, f"{done.marked} marked. Records and report: {done.store.folder}")
         return 3 if done.marked else 0
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row whose interval `x` is `x`, `x_low`, `x_high`, not `x_estimate`."""
     return {name.removesuffix("_estimate"): value for name, value in row.items()}
-
-
-def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns))
-    for row in rows:
-        table.add_row(*(_cell(row, name) for name in columns))
-    return table
-
-
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    """A value, and its interval where the row has one."""
-    value, low, high = row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
-    if name in ("rho", "mean") and low is None:
-        low, high = row.get("low"), row.get("high")
-    text = "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text if value is None or low is None else f"{text} ({low:.2g} to {high:.2g})"
 
 
 def _few(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -227,8 +210,4 @@ def _few(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _warn(console: Console, warnings: Iterable[str]) -> None:
     for warning in warnings:
-        _say(console, f"Warning: {warning}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+        say(console, f"Warning: {warning}")

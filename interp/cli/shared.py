@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
+from rich.console import Console
+from rich.table import Column, Table
 
 T = TypeVar("T")
 Out = Annotated[Path, tyro.conf.arg(metavar="DIR")]
@@ -44,3 +47,27 @@ class OnPairs(OnModel):
     """How many pairs are generated where no file is given."""
     seed: int = 0
     """What is generated and drawn."""
+
+
+def print_table(
+    console: Console, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Print columns of a table; a value with an interval has it in brackets."""
+    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns))
+    for row in rows:
+        table.add_row(*(_cell(row, name) for name in columns))
+    console.print(table)
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    """A value, and its interval where the row has one."""
+    value, low, high = row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
+    if name in ("rho", "mean") and low is None:
+        low, high = row.get("low"), row.get("high")
+    text = "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if value is None or low is None else f"{text} ({low:.2g} to {high:.2g})"
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import interp.results as results
 from interp.engine.model import Model
 from interp.models.weights import tokenizer_hash, weights_hash
-from interp.results import report, report_thinking
+from interp.results import report, report_latent, report_thinking
 from interp.results.manifest import replace_file
 
 PACKAGE = Path(__file__).parents[1]
 DECIDING = ("edits.py", "attention_edits.py", "sites.py", "metrics.py", "stats.py", "bases.py")
-DECIDING += ("models", "engine", "thinking", "patching", "steering")
+DECIDING += ("models", "engine", "thinking", "patching", "steering", "latent", "data")
 CODE = tuple(PACKAGE / part for part in DECIDING)
 """The source that decides numbers; records of another version belong to another run."""
 
@@ -86,8 +86,11 @@ def rows(store: results.Store, table: str) -> list[dict[str, Any]]:
     return store.rows(table) if table in table_names(store) else []
 
 
-PARTS = ("direction", "steer-test", "prune", "compare")
+SCORED_PARTS = ("direction", "steer-test", "prune", "compare")
 """What is built on a run of `interp tts`: each is a run in a folder of that name inside it."""
+LATENT_PARTS = ("necessity", "influence", "influence-released-code", "commitment")
+"""The same of `interp latent rollout`."""
+PARTS = SCORED_PARTS + LATENT_PARTS
 
 
 def write_report(store: results.Store) -> Path:
@@ -105,10 +108,10 @@ def write_report(store: results.Store) -> Path:
 def _write_page(store: results.Store) -> Path:
     parts = parts_of(store)
     tables = {
-        name: each.store.rows(name)
+        shown: each.store.rows(name)
         for each in (_Part("", store, False), *parts)
         for name in table_names(each.store)
-        if name in report.TABLES
+        if (shown := report_latent.stored_as(name, each.store.manifest.experiment)) in report.TABLES
     }
     own = [_Part(store.folder.name, store, False)] if store.manifest.notes else []
     tables[report_thinking.PARTS] = [each.row() for each in (*own, *parts)]
@@ -153,6 +156,11 @@ def parts_of(store: results.Store) -> list[_Part]:
             if data.get("run") == store.manifest.settings_hash:
                 found.append(_Part(name, part, data.get("cells") != rows_hash(store)))
     return found
+
+
+def identity(store: results.Store) -> dict[str, object]:
+    """What the records of a part depend on: the run's settings and its rows."""
+    return {"run": store.manifest.settings_hash, "cells": rows_hash(store)}
 
 
 def rows_hash(store: results.Store) -> str:

@@ -35,8 +35,7 @@ class ScoredRun:
     @property
     def identity(self) -> dict[str, object]:
         """What a later step's records depend on: the run's settings and its scored rows."""
-        keys = sorted(self.store.keys())
-        return {"run": self.store.manifest.settings_hash, "cells": results.cell_key({"keys": keys})}
+        return runs.identity(self.store)
 
 
 def open_run(folder: Path) -> ScoredRun:

@@ -92,8 +92,8 @@ def calibrate(
     shared = [problem.id for problem in problems if problem.question in texts]
     if shared:
         raise InputError(
-            f"Problem {shared[0]!r} is scored and in the calibration set too: means and donors must "
-            "come from other problems, so keep the two sets apart."
+            f"Problem {shared[0]!r} is scored and in the calibration set too: means and donors "
+            "must come from other problems, so keep the two sets apart."
         )
     rolled = roll_out(subject, subject.prefill(problems))
     answers = subject.decode(subject.close(rolled.states[-1]))

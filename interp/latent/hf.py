@@ -156,13 +156,15 @@ class HFSubject(Subject):
         alive = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
         written: list[list[int]] = [[] for _ in range(len(hidden))]
         ids = self.head(hidden).argmax(-1)
-        for i in range(self._room(memory, max_new_tokens or MAX_NEW_TOKENS)):
+        room = self._room(memory, max_new_tokens or MAX_NEW_TOKENS)
+        for i in range(int(room.max())):
             if i:
                 states, memory = self.feed(self.embed(ids[:, None]), alive[:, None], memory)
                 ids = self.head(states[:, -1]).argmax(-1)
             alive = alive & ~torch.isin(ids, ends)
             for row in alive.nonzero()[:, 0].tolist():
                 written[row].append(int(ids[row]))
+            alive = alive & (room > i + 1)  # a row without room for this token writes no more
             if not alive.any():
                 break
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in written]
@@ -175,23 +177,38 @@ class HFSubject(Subject):
         """The answer in a decoded text, or None where it holds none."""
         return self.layout.read(text)
 
+    def check_problem(self, problem: LatentProblem) -> None:
+        """Refuse a problem that it cannot run or score, without running.
+
+        Raises:
+            InputError: no question or answer, or more tokens than the model reads.
+        """
+        super().check_problem(problem)
+        self._require_room([problem], [self.layout.prompt_ids(self.tokenizer, problem)])
+
     def _ends(self) -> Tensor:
-        ends = {self.tokenizer.eos_token_id, self.hf.config.eos_token_id} - {None}
+        own = self.hf.config.eos_token_id  # one id, several, or none
+        several = own if isinstance(own, list | tuple) else [own]
+        ends = {self.tokenizer.eos_token_id, *several} - {None}
         return torch.tensor(sorted(ends), device=self.device)
 
-    def _room(self, memory: Memory, wanted: int) -> int:
-        """How many tokens can be written: the first needs no place of its own."""
+    def _room(self, memory: Memory, wanted: int) -> Int[Tensor, " batch"]:
+        """How many tokens each row can write: the first needs no place of its own."""
         most = getattr(self.hf.config, "max_position_embeddings", None)
-        return wanted if most is None else min(wanted, most - int(memory.next.max()) + 1)
+        if most is None:
+            return torch.full_like(memory.next, wanted)
+        return (most - memory.next + 1).clamp(max=wanted)
 
     def _require_room(self, problems: Sequence[LatentProblem], prompts: Sequence[Any]) -> None:
         room = getattr(self.hf.config, "max_position_embeddings", None)
         for problem, prompt in zip(problems, prompts, strict=True):
             needed = len(prompt) + self.n_steps * self.width + len(self.close_ids)
+            if problem.answer:  # all of the target but its last token is fed
+                needed += len(self.target(problem.answer).ids) - 1
             if room is not None and needed > room:
                 raise InputError(
-                    f"Problem {problem.id!r} takes {needed} tokens with its steps, and {self.name} "
-                    f"reads {room}: leave it out, or shorten its question."
+                    f"Problem {problem.id!r} takes {needed} tokens with its steps and answer, and "
+                    f"{self.name} reads {room}: leave it out, or shorten its question."
                 )
 
 

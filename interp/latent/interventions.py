@@ -47,9 +47,9 @@ class Do:
     step: int
     """From 1."""
     operator: Operator
-    edge: Edge = "input"
+    edge: str = "input"
     reference: Literal["edited", "clean"] = "edited"
-    """Whether an operator that uses h_t sees it after the lane's earlier edits, or the clean one."""
+    """Which h_t an operator sees: that after the lane's earlier edits, or the clean one."""
     places: tuple[int, ...] | None = None
     """Edit only these vectors of a wide node, such as some positions; None is all."""
 
@@ -90,7 +90,7 @@ class Lane:
         return tuple((do.step, do.edge) for do in self.dos)
 
 
-def lane(step: int, operator: Operator, edge: Edge = "input", seed: int = 0) -> Lane:
+def lane(step: int, operator: Operator, edge: str = "input", seed: int = 0) -> Lane:
     """A lane of one edit."""
     return Lane((Do(step, operator, edge),), seed)
 
@@ -101,7 +101,7 @@ class Acted:
 
     step: int
     operator: str
-    edge: Edge
+    edge: str
     change: Float[Tensor, " item"]
     """Norm of the change a problem: of the vectors fed; for `kv` that of the keys and values, and
     for hidden ones how many positions they were."""
@@ -157,8 +157,8 @@ def check(subject: Subject, lanes: Sequence[Lane], calibration: Calibration) -> 
 
     Raises:
         InputError: no lanes, or a calibration of another number of steps.
-        EditError: a step that the subject lacks, edits out of order, or an edge that the
-            operator has nothing for.
+        EditError: a step or an edge that the subject lacks, edits out of order, or an edge that
+            the operator has nothing for.
     """
     subject.require_steps()
     if not lanes:
@@ -177,6 +177,11 @@ def check(subject: Subject, lanes: Sequence[Lane], calibration: Calibration) -> 
                 raise EditError(
                     f"{subject.name} has steps 1 to {subject.n_steps}, and {do.operator.name} is "
                     f"asked for step {do.step}: name one of those."
+                )
+            if do.edge not in subject.edges:
+                raise EditError(
+                    f"A step of {subject.name} has no edge {do.edge!r}: name one of "
+                    f"{', '.join(subject.edges)}."
                 )
             if do.edge in ("kv", "both") and not _has_slot(do.operator):
                 raise EditError(
@@ -297,8 +302,9 @@ def act(
     after, changes = _consume(subject, state, edge, news, dos, parts, places)
     receipts = []
     for i, (do, part) in enumerate(zip(dos, parts, strict=True)):
-        present = state.node.take(part).seen.any(1)
-        receipts.append(_receipt(do, changes[i], present, places[i]))
+        own = state.node.take(part)
+        earlier = own.distance(clean.node.take(part))
+        receipts.append(_receipt(do, changes[i], earlier, own.seen.any(1), places[i]))
     return after, receipts
 
 
@@ -311,21 +317,34 @@ def _new_node(do: Do, own: Node, clean: Node, at: At) -> Node:
     """The node that an edit feeds; places that it leaves out keep the lane's own vectors."""
     new = do.operator.node(own if do.reference == "edited" else clean, at)
     absent = ~own.seen.any(1)
-    if new.vectors.shape != own.vectors.shape:
-        return Node(new.vectors, new.seen & ~absent[:, None])
-    keep = absent[:, None].expand(-1, own.vectors.shape[1]).clone()
+    own, new = _alike(own, new)
+    width = own.vectors.shape[1]
+    keep = absent[:, None].expand(-1, width).clone()
     if do.places is not None:
-        chosen = torch.zeros(own.vectors.shape[1], dtype=torch.bool, device=keep.device)
+        if not all(0 <= place < width for place in do.places):
+            raise EditError(
+                f"{do.operator.name} is to edit the places {list(do.places)} of step {do.step}, "
+                f"which has places 0 to {width - 1}: name some of those."
+            )
+        chosen = torch.zeros(width, dtype=torch.bool, device=keep.device)
         chosen[list(do.places)] = True
         keep |= ~chosen
     vectors = torch.where(keep[..., None], own.vectors, new.vectors)
     return Node(vectors, torch.where(keep, own.seen, new.seen))
 
 
+def _alike(*nodes: Node) -> list[Node]:
+    """Nodes of the same rows at the widest one's width."""
+    stacked = stack_nodes(nodes)
+    sizes = [node.rows for node in nodes]
+    pairs = zip(stacked.vectors.split(sizes), stacked.seen.split(sizes), strict=True)
+    return [Node(vectors, seen) for vectors, seen in pairs]
+
+
 def _consume(
     subject: Subject,
     state: State,
-    edge: Edge,
+    edge: str,
     news: Sequence[Node],
     dos: Sequence[Do],
     parts: Sequence[range],
@@ -347,9 +366,7 @@ def _consume(
         _own_slot(do, own.take(part), at) for do, part, at in zip(dos, parts, places, strict=True)
     ]
     memory = after.memory.with_slot(plain.consumed, _stack_slots(slots))
-    changes = [
-        _slot_change(new, own.take(part)) for new, part in zip(slots, parts, strict=True)
-    ]
+    changes = [_slot_change(new, own.take(part)) for new, part in zip(slots, parts, strict=True)]
     return replace(after, memory=memory), changes
 
 
@@ -363,7 +380,11 @@ def _own_slot(do: Do, own: Slot, at: At) -> Slot:
     return made
 
 
-def _receipt(do: Do, change: Tensor, present: Tensor, at: At) -> Acted:
+def _receipt(do: Do, change: Tensor, earlier: Tensor, present: Tensor, at: At) -> Acted:
+    """What one edit did. `earlier` is how far the lane's previous edits had moved h_t already.
+
+    An edit that finds its work done by those is no silent one: zero after zero.
+    """
     given = do.operator.donors(at)
     ids = None
     if given is not None:
@@ -372,7 +393,8 @@ def _receipt(do: Do, change: Tensor, present: Tensor, at: At) -> Acted:
     if given is not None:
         fits = torch.tensor([i is not None for i in given], device=present.device)
     reachable = present & fits
-    if not do.operator.null and bool(reachable.any()) and not bool((change[reachable] > 0).any()):
+    moved = bool(((change > 0) | (earlier > 0))[reachable].any())
+    if not do.operator.null and bool(reachable.any()) and not moved:
         raise SilentEditError(
             f"{do.operator.name} at step {do.step} on the edge {do.edge!r} changed nothing in any "
             f"of {int(reachable.sum())} problems: a score of it would be a score of no edit."

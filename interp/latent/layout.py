@@ -33,7 +33,7 @@ class Layout:
     target: str = "### {answer}"
     """What is forced after the end marker; `{answer}` once."""
     mark: str = "#"
-    """The answer of a generated text stands after the last `mark`; all of it where that is empty."""
+    """The answer of a generated text stands after the last `mark`; all of it where empty."""
     pattern: str = ""
     """Where given, the answer is the last match of this regular expression in what remains."""
     eos: bool = True

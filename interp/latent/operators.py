@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -46,14 +46,20 @@ class At:
     """Logical position of slot 1 in each row."""
 
     def noise(self, like: Tensor) -> Tensor:
-        """Draws from N(0, 1), one tensor of `like[0]`'s shape for each row."""
-        draws = [
-            torch.randn(like.shape[1:], generator=_generator(key, self.step, self.seed))
-            for key in self.keys
-        ]
+        """Draws from N(0, 1), one tensor of `like[0]`'s shape for each row.
+
+        Each place of a node is drawn after the one before it, so a wider batch changes none.
+        """
+        _, width, d_model = like.shape
+        draws = []
+        for key in self.keys:
+            source = _generator(key, self.step, self.seed)
+            draws.append(
+                torch.stack([torch.randn(d_model, generator=source) for _ in range(width)])
+            )
         return torch.stack(draws).to(like)
 
-    def donors(self, stratum: Stratum, *, per_step: bool = True) -> tuple[int | None, ...]:
+    def donors(self, stratum: str, *, per_step: bool = True) -> tuple[int | None, ...]:
         """Row of the calibration set that gives to each row; None where the stratum is empty.
 
         The same for every step unless `per_step`.
@@ -65,7 +71,7 @@ class At:
         )
 
     def _donor(
-        self, key: str, answer: str | None, position: int, stratum: Stratum, step: int
+        self, key: str, answer: str | None, position: int, stratum: str, step: int
     ) -> int | None:
         """Draw one among those that fit, by key, step and seed alone."""
         bank = self.calibration
@@ -167,16 +173,21 @@ def mean_step() -> Operator:
 
 def gaussian_h(sigma: float = SIGMA) -> Operator:
     """v = h_t + s u, with s = sigma * mean norm / sqrt(d)."""
-    return Rule(_label("gaussian_h", sigma, SIGMA), lambda h, at: h + _spread(sigma, h, at) * at.noise(h))
+    _checked("gaussian_h", sigma)
+    return Rule(
+        _label("gaussian_h", sigma, SIGMA), lambda h, at: h + _spread(sigma, h, at) * at.noise(h)
+    )
 
 
 def gaussian(sigma: float = SIGMA) -> Operator:
     """v = s u: nothing but noise."""
+    _checked("gaussian", sigma)
     return Rule(_label("gaussian", sigma, SIGMA), lambda h, at: _spread(sigma, h, at) * at.noise(h))
 
 
 def gaussian_mu(sigma: float = SIGMA) -> Operator:
     """v = mu + sigma |mu| / sqrt(d) u."""
+    _checked("gaussian_mu", sigma)
 
     def formula(h: Tensor, at: At) -> Tensor:
         mu = at.calibration.mean()
@@ -187,6 +198,7 @@ def gaussian_mu(sigma: float = SIGMA) -> Operator:
 
 def gaussian_mu_step(sigma: float = SIGMA) -> Operator:
     """v = mu_t + sigma |mu_t| / sqrt(d) u."""
+    _checked("gaussian_mu_step", sigma)
 
     def formula(h: Tensor, at: At) -> Tensor:
         mu = _fit(at.calibration.mean_step(at.step), h)
@@ -197,6 +209,7 @@ def gaussian_mu_step(sigma: float = SIGMA) -> Operator:
 
 def noise_norm(sigma: float = SIGMA) -> Operator:
     """v = |h_t| unit(h_t + s u): noise that keeps the norm."""
+    _checked("noise_norm", sigma)
 
     def formula(h: Tensor, at: At) -> Tensor:
         return _with_norm(h + _spread(sigma, h, at) * at.noise(h), h)
@@ -231,7 +244,8 @@ def remove_dir(basis: Float[Tensor, "rank d_model"], strength: float = 1.0) -> O
     """
     rows = basis if basis.ndim == 2 else basis[None]
     frame, upper = torch.linalg.qr(rows.T.double())
-    if bool((upper.diagonal().abs() <= 1e-9 * upper.abs().max().clamp(min=1e-30)).any()):
+    least = 1e-9 * upper.abs().max().clamp(min=1e-30)
+    if len(rows) > rows.shape[1] or bool((upper.diagonal().abs() <= least).any()):
         raise EditError(
             f"remove_dir: the {len(rows)} rows of the basis are not independent directions: drop "
             "those that are zero or a sum of others."
@@ -267,6 +281,10 @@ def class_mean(
         raise EditError(f"class_mean: there is no class {name!r}; there are {known}.")
 
     def formula(h: Tensor, at: At) -> Tensor:
+        if not isinstance(to, str) and (missing := set(at.keys) - set(to)):
+            raise EditError(
+                f"class_mean: problem {min(missing)!r} has no class in `to`: name one for each."
+            )
         rows = [vectors[to if isinstance(to, str) else to[key]][at.step - 1] for key in at.keys]
         return torch.stack(rows)[:, None].to(h)
 
@@ -281,7 +299,8 @@ class Resample(Operator):
     so edits of them need the stratum `same_position`. A row without a donor keeps its own.
     """
 
-    stratum: Stratum = "any"
+    stratum: str = "any"
+    """A `Stratum`."""
     draw: int = 0
     """Another number, another donor."""
     whole: bool = False
@@ -453,7 +472,7 @@ def named(name: str) -> Operator:
     if not argument:
         return NAMED[word]()
     if word in ("resample", "swap"):
-        return Resample(argument, whole=word == "swap")  # type: ignore[arg-type]
+        return Resample(argument, whole=word == "swap")
     takes = {
         "rotate": rotate,
         "noise_norm": noise_norm,
@@ -468,6 +487,11 @@ def named(name: str) -> Operator:
         raise EditError(f"{name!r}: {word} takes no argument; write {word!r}.") from None
     except ValueError:
         raise EditError(f"{name!r}: {argument!r} is no number; write such as rotate:30.") from None
+
+
+def _checked(name: str, sigma: float) -> None:
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise EditError(f"{name}({sigma:g}): a spread is a finite number above 0, such as {SIGMA}.")
 
 
 def _label(name: str, value: float, default: float) -> str:

@@ -53,6 +53,8 @@ class Subject(ABC):
     """T. Steps are 1..T; a subject with none can be scored and not intervened on."""
     convention: str = "h_t is produced before slot t and fed as its input; C_t has consumed t slots"
     """What a step is and when it is consumed, for the record."""
+    edges: tuple[str, ...] = ("input", "kv", "both", "recurrence", "cache")
+    """Which edges its steps have, see `interventions.Edge`; an edit of another is refused."""
 
     @abstractmethod
     def prefill(self, problems: Sequence[LatentProblem]) -> State:
@@ -81,6 +83,14 @@ class Subject(ABC):
     @abstractmethod
     def read(self, text: str) -> str | None:
         """The answer in a decoded text, or None where it holds none."""
+
+    def check_problem(self, problem: LatentProblem) -> None:
+        """Refuse a problem that it cannot run or score, without running.
+
+        Raises:
+            InputError: it cannot.
+        """
+        self.target(problem.answer)
 
     def require_steps(self) -> None:
         """Refuse a subject that has no steps.

@@ -34,7 +34,8 @@ class Projection(nn.Module):
     def __init__(self, d_model: int, d_inner: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.up, self.act, self.down = nn.Linear(d_model, d_inner), nn.GELU(), nn.Linear(d_inner, d_model)
+        self.up, self.act = nn.Linear(d_model, d_inner), nn.GELU()
+        self.down = nn.Linear(d_inner, d_model)
         self.ln = nn.LayerNorm(d_model)
 
     def forward(self, hidden: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from interp.results import report_causal as causal
 from interp.results import report_html as page
+from interp.results import report_latent as latent
 from interp.results import report_thinking as thinking
 from interp.results.report_charts import Spec, histogram, legs_chart, position_chart
 from interp.results.report_stats import (
@@ -30,7 +31,7 @@ from interp.results.step_profiles import missed_elsewhere, two_leg_table
 from interp.results.thinking_findings import legs_finding, shares
 
 CAUSAL = ("patch", "paths", "edges", "faithfulness", "doses")
-TABLES = ("chains", "steps", *CAUSAL, *thinking.TABLES)
+TABLES = ("chains", "steps", *CAUSAL, *thinking.TABLES, *latent.TABLES)
 """The tables that a report draws; others are read with `interp results`."""
 
 TITLES = {
@@ -43,6 +44,7 @@ TITLES = {
     "circuit": "Circuit",
     "steering": "Steering",
     **thinking.TITLES,
+    **latent.TITLES,
     "manifest": "How to make this again",
 }
 """Sections by their anchors."""
@@ -74,7 +76,8 @@ def render(manifest: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> 
     if chains:
         sections += [_chain_section(chains, merged), _section("marked", page.marked_list(chains))]
     found = findings(rows)
-    for name, part in (_causal(tables) | thinking.sections(tables)).items():
+    parts = _causal(tables) | thinking.sections(tables) | latent.sections(tables)
+    for name, part in parts.items():
         sections.append(_section(name, part.body))
         charts |= part.charts
         found += part.findings[:HEADLINES]

@@ -317,7 +317,10 @@ def agreement_section(tables: Tables) -> Section | None:
         found = said.agreement_finding(rows) or Finding("The score is not among the measures.", "")
         findings.append(found)
         body, charts = _drawn("agreement-map", found, relatives_charts.agreement_map(rows))
-        body += note("In brackets: no further than shuffled steps reach, or an interval that holds 0. Point at a cell for more.")
+        body += note(
+            "In brackets: no further than shuffled steps reach, or an interval that holds 0. "
+            "Point at a cell for more."
+        )
     found = said.early_finding(early)
     if found is not None:
         findings.append(found)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments import tts_all, tts_study
+from experiments import parts, tts_all, tts_study
 from experiments.tts_study import GENERATED, SUBJECTS, Config, Plan, condense, plan
 from interp.errors import InputError, StoreError
 from interp.jobs import runs, tts, tts_compare, tts_direction, tts_prune, tts_runs, tts_steer
@@ -161,11 +161,11 @@ def test_every_so_many_layers_end_at_the_final_output_where_it_falls_so():
 
 
 def test_the_thinker_has_every_part_and_the_notes_say_so(thought):
-    assert status(thought) == dict.fromkeys(("scores", *runs.PARTS), "done")
+    assert status(thought) == dict.fromkeys(("scores", *runs.SCORED_PARTS), "done")
     kept = notes(thought.folder)["study"]
     assert [(row["part"], row["status"]) for row in kept] == list(status(thought).items())
     assert all(row["cpu_seconds"] >= 0 for row in kept)
-    for part in runs.PARTS:
+    for part in runs.SCORED_PARTS:
         assert Store.open(thought.folder / part).keys()
     assert (thought.folder / "direction" / "direction.safetensors").is_file()
 
@@ -209,7 +209,7 @@ def test_coefficient_zero_flips_nothing(thought):
 
 
 def test_a_second_start_computes_nothing_again(thought, monkeypatch):
-    keys = {part: Store.open(thought.folder / part).keys() for part in ("", *runs.PARTS)}
+    keys = {part: Store.open(thought.folder / part).keys() for part in ("", *runs.SCORED_PARTS)}
     before = notes(thought.folder)["study"]
 
     def no_forward(*_, **__):
@@ -251,7 +251,7 @@ def test_chains_without_an_answer_leave_every_part_out_in_words(tmp_path):
     path = tmp_path / "problems.jsonl"
     path.write_text(json.dumps({"id": "a", "question": "1 + 1?"}) + "\n")
     made = study(tmp_path, subject="gsm8k", input=path, model="tiny-llama")
-    assert status(made) == {"scores": "done"} | dict.fromkeys(runs.PARTS, "skipped")
+    assert status(made) == {"scores": "done"} | dict.fromkeys(runs.SCORED_PARTS, "skipped")
     assert made.parts[0].said[-1] == "1 of 1 chains are marked."
     assert all("holds no scored chain" in part.said[0] for part in made.parts[1:])
 
@@ -265,7 +265,7 @@ def copied(thought, tmp_path_factory):
 
 
 def test_a_copy_holds_every_row_in_one_cell_a_run(thought, copied):
-    for part in ("", *runs.PARTS):
+    for part in ("", *runs.SCORED_PARTS):
         one, other = Store.open(thought.folder / part), Store.open(copied / part)
         assert len(other.keys()) == 1
         assert runs.table_names(other) == runs.table_names(one)
@@ -282,7 +282,7 @@ def test_a_copy_holds_every_row_in_one_cell_a_run(thought, copied):
 def test_a_copied_run_is_read_as_the_run_and_its_parts_are_still_its_own(thought, copied):
     runs_read = [tts_runs.open_run(folder) for folder in (thought.folder, copied)]
     assert runs_read[0].chains == runs_read[1].chains
-    for part in runs.PARTS:
+    for part in runs.SCORED_PARTS:
         data = Store.open(copied / part).manifest.data
         assert data == runs_read[1].identity != runs_read[0].identity
 
@@ -347,17 +347,17 @@ def test_every_command_is_one_that_its_module_takes(tmp_path):
 
 
 def test_a_part_is_measured_and_its_output_kept(tmp_path):
-    done = tts_all.execute("good", ["json.tool", "--help"], tmp_path)
+    done = parts.execute("good", ["json.tool", "--help"], tmp_path)
     assert done.status == 0
     assert 0 < done.cpu_seconds < done.seconds + 5
     assert "usage" in done.log.read_text()
-    bad = tts_all.execute("bad", ["no.such.module"], tmp_path)
+    bad = parts.execute("bad", ["no.such.module"], tmp_path)
     assert bad.status != 0
     assert "no.such" in bad.log.read_text() or "'no'" in bad.log.read_text()
 
 
 def test_parts_have_one_thread_and_find_this_checkout():
-    made = tts_all.one_thread({"OMP_NUM_THREADS": "8", "PYTHONPATH": "/elsewhere"})
+    made = parts.one_thread({"OMP_NUM_THREADS": "8", "PYTHONPATH": "/elsewhere"})
     assert made["OMP_NUM_THREADS"] == "1"
     first, second = made["PYTHONPATH"].split(os.pathsep)
     assert os.path.isfile(os.path.join(first, "experiments", "tts_all.py"))
