@@ -52,8 +52,8 @@ SUBJECTS = (*CYCLE, *TOLD, "soft", *PUBLISHED)
 CLASSES = 8
 """Nodes of cycle-hop, each of which can be an answer."""
 OURS = ("zero", "mean_step", "resample", "rotate")
-SIGMAS = {"codi": 0.7}
-"""Noise at which answers compete; see `interp.latent.commitment.noise_levels`."""
+SIGMA = 0.6
+"""Noise at which most answers of cycle-hop compete; see `interp.latent.commitment.noise_levels`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +143,7 @@ def plan(config: Config) -> Plan:
             operators=(*operators, "shuffled_donor"), seeds=3 if paper else 1
         ),
         released=InfluenceSettings(operators=("zero", "resample"), preset="released-code"),
-        commitment=CommitmentSettings(
-            samples=40 if paper else 20, sigma=SIGMAS.get(config.subject, 1.0)
-        ),
+        commitment=CommitmentSettings(samples=40 if paper else 20, sigma=SIGMA if small else 0.1),
         rows=512 if small else 64,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -68,5 +69,6 @@ def told(spec: Spec, rows: Sequence[Row], tell: Tell, otherwise: str) -> go.Figu
     rest = [each.title for each in found[1:]]
     both = Finding(found[0].title, " ".join([found[0].detail, *rest]))
     drawn = titled(spec, both, height=spec["layout"]["height"] + 120)
-    above = drawn.layout.margin.t + PANEL_TITLE
-    return drawn.update_layout(margin={"t": above}, height=drawn.layout.height + PANEL_TITLE)
+    layout: Any = drawn.layout
+    above = {"t": layout.margin.t + PANEL_TITLE}
+    return drawn.update_layout(margin=above, height=layout.height + PANEL_TITLE)

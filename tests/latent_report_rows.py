@@ -143,7 +143,7 @@ def similarity_rows(x: float = 0.95) -> Rows:
     ]
 
 
-def test_rows() -> Rows:
+def tested_rows() -> Rows:
     return [
         w_row("resample", t, s, -0.5, against="identity", p=p, p_family=p)
         for t, s, p in ((1, 1, 0.5), (1, 2, 0.001), (2, 2, 0.2), (1, 4, 0.01))
@@ -192,7 +192,7 @@ def every_table() -> dict[str, Rows]:
         "influence_shape": shape_rows(),
         "influence_graph": graph_rows(),
         "influence_similarity": similarity_rows(),
-        "influence_test": test_rows(),
+        "influence_test": tested_rows(),
         "commitment": commitment_rows(),
         "commitment_probes": probe_rows(),
         "commitment_steps": lead_rows(),

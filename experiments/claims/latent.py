@@ -216,12 +216,9 @@ def latent_cost() -> Measured:
     begun = time.process_time()
     influence(wide, some, precise, operators=PAPER)
     all_shared = time.process_time() - begun
-    keys = [[row[k] for k in ("id", "t", "s", "operator")] for row in shared.rows]
-    assert keys == [[row[k] for k in ("id", "t", "s", "operator")] for row in naive.rows]
-    worst = max(
-        abs(float(a["kl"] or 0) - float(b["kl"] or 0))
-        for a, b in zip(shared.rows, naive.rows, strict=True)
-    )
+    one, other = (_by_key(found.rows) for found in (shared, naive))
+    assert one.keys() == other.keys()
+    worst = max(abs(one[key] - other[key]) for key in one)
     ratio = apart / len(few) / (all_shared / len(some))
     tokens = _tokens(naive) / _tokens(shared)
     text = (
@@ -231,6 +228,11 @@ def latent_cost() -> Measured:
         f"those {len(few)} alone); largest difference {worst:.0e} in float64"
     )
     return Measured(text, whole < 180 and ratio >= 5 and worst <= 1e-6)
+
+
+def _by_key(rows: Sequence[Any]) -> dict[tuple[Any, ...], float]:
+    """Effects by problem, steps and operator, which name a row."""
+    return {(r["id"], r["t"], r["s"], r["operator"], r["seed"]): float(r["kl"]) for r in rows}
 
 
 def _tokens(found: Any) -> int:

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from interp.data.latent_problems import LatentProblem
-from interp.errors import SilentEditError
 from interp.latent.calibration import Calibration
 from interp.latent.effects import in_chunks
 from interp.latent.influence_naive import Spent, naive_rows, spending
@@ -31,16 +30,14 @@ from interp.latent.influence_rows import (
     Row,
     finished,
     kept_rows,
-    once,
     plan,
     rows_of,
     settings,
     targets,
-    unmoved,
     usable_problems,
 )
-from interp.latent.interventions import ROWS, Base, Edge, Lane, base_run, lane, readings
-from interp.latent.operators import Identity, Operator
+from interp.latent.interventions import ROWS, Edge, base_run, readings
+from interp.latent.operators import Operator
 from interp.latent.subject import Subject
 
 
@@ -138,38 +135,16 @@ def influence(
 
 
 def _shared(job: Job, problems: Sequence[LatentProblem], most: int) -> list[Row]:
-    """All rows of some problems: one clean run, and one pass for each edited step."""
+    """All rows of some problems: one clean run, and one pass for each edited step.
+
+    A lane that changes nothing in these problems has no effect on them; whether its operator is
+    silent everywhere is seen when all problems are done.
+    """
     base = base_run(job.subject, problems)
     made: list[Row] = []
-    for t in range(1, job.subject.n_steps + 1):
-        lanes = job.at_step(t)
-        try:
-            made += _read(job, base, lanes, most)
-        except SilentEditError:
-            made += _one_by_one(job, base, lanes, most)
-    return made
-
-
-def _read(job: Job, base: Base, lanes: Sequence[Lane], most: int) -> list[Row]:
-    """The rows of lanes at one step; each pass has rows of the identity."""
-    made: list[Row] = []
-    for reading in readings(job.subject, base, lanes, job.calibration, rows=most):
+    for reading in readings(
+        job.subject, base, job.lanes, job.calibration, rows=most, silent="mark"
+    ):
         clean = job.subject.force(reading.clean, targets(job, base, reading))
         made += rows_of(job, base, reading, clean)
-    return made
-
-
-def _one_by_one(job: Job, base: Base, lanes: Sequence[Lane], most: int) -> list[Row]:
-    """The same where some lane changes nothing in these problems: its effects are the identity's.
-
-    Whether the operator is silent everywhere is seen when all problems are done.
-    """
-    null = lane(lanes[0].first, Identity(), lanes[0].dos[0].edge)
-    made = identity = once(_read(job, base, [null], most))
-    for each in lanes:
-        try:
-            found = _read(job, base, [each], most)
-            made = made + [row for row in found if row["operator"] != "identity"]
-        except SilentEditError:
-            made = made + unmoved(job, base, each, identity)
     return made

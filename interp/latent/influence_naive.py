@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.data.latent_problems import LatentProblem
-from interp.errors import SilentEditError
-from interp.latent.influence_rows import Job, Row, rows_of, unmoved
+from interp.latent.influence_rows import Job, Row, rows_of
 from interp.latent.interventions import Base, Lane, Reading, act, base_run, lane
 from interp.latent.operators import Identity
 from interp.latent.state import State
@@ -60,13 +59,7 @@ def naive_rows(job: Job, problems: Sequence[LatentProblem]) -> list[Row]:
     for t in range(1, total + 1):
         lanes = job.at_step(t)
         null = lane(t, Identity(), lanes[0].dos[0].edge)
-        identity = _from_prompt(job, base, null, sides)
-        made += identity
-        for each in lanes:
-            try:
-                made += _from_prompt(job, base, each, sides)
-            except SilentEditError:
-                made += unmoved(job, base, each, identity)
+        made += [row for each in (null, *lanes) for row in _from_prompt(job, base, each, sides)]
     return made
 
 
@@ -84,7 +77,9 @@ def _from_prompt(
     subject, t, made = job.subject, each.first, []
     for s in range(t, subject.n_steps + 1):
         before = roll_out(subject, subject.prefill(base.problems), steps=t - 1).states[-1]
-        state, receipts = act(subject, before, before, [each.dos[0]], [each], base, job.calibration)
+        state, receipts = act(
+            subject, before, before, [each.dos[0]], [each], base, job.calibration, "mark"
+        )
         state = roll_out(subject, state, steps=s - t).states[-1]
         clean, forced = sides[s]
         assert state.consumed == clean.consumed == s, "both sides have consumed the same steps"

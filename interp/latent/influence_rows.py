@@ -14,7 +14,7 @@ from interp.latent.effects import effects, finite, logprob, top1
 from interp.latent.interventions import Base, Edge, Lane, Reading, check, lane
 from interp.latent.layout import Target
 from interp.latent.nulls import By, ShuffledDonor
-from interp.latent.operators import DEFAULT, At, Identity, Operator, named
+from interp.latent.operators import DEFAULT, Identity, Operator, named
 from interp.latent.shape import Cell
 from interp.latent.subject import Forced, Subject
 
@@ -75,6 +75,24 @@ def plan(
     Raises:
         InputError, EditError: as `influence`.
     """
+    lanes = lanes_of(subject, operators, edge, seeds, reads, slots_per_step)
+    check(subject, lanes, calibration)
+    return Job(subject, calibration, lanes, reads, slots_per_step)
+
+
+def lanes_of(
+    subject: Subject,
+    operators: Sequence[str | Operator],
+    edge: Edge,
+    seeds: Sequence[int],
+    reads: str = "answer",
+    slots_per_step: int = 1,
+) -> tuple[Lane, ...]:
+    """What is run beside the identity; needs no calibration, which takes a run.
+
+    Raises:
+        InputError, EditError: as `influence`.
+    """
     if reads not in get_args(Reads):
         known = get_args(Reads)
         raise InputError(
@@ -95,8 +113,8 @@ def plan(
         for seed in (seeds[:1] if operator.name in FIXED else seeds)
         if not isinstance(operator, Identity)
     )
-    check(subject, lanes, calibration)
-    return Job(subject, calibration, lanes, reads, slots_per_step)
+    check(subject, lanes)
+    return lanes
 
 
 def operator_of(operator: str | Operator) -> Operator:
@@ -197,27 +215,6 @@ def rows_of(job: Job, base: Base, reading: Reading, clean: Forced) -> list[Row]:
                 }
             )
     return made
-
-
-def unmoved(job: Job, base: Base, each: Lane, identity: Sequence[Row]) -> list[Row]:
-    """Rows of a lane that fed the very vectors that were there."""
-    do = each.dos[0]
-    positions = tuple(base.rollout.states[0].memory.next.tolist())
-    at = At(do.step, base.keys, each.seed, job.calibration, base.answers, positions)
-    given = do.operator.donors(at)
-    bank = job.calibration.problems
-    donors: dict[str, str | None] = dict.fromkeys(base.keys)
-    lacking: set[str] = set()
-    if given is not None:
-        for key, i in zip(base.keys, given, strict=True):
-            donors[key] = None if i is None else bank[i].id
-            lacking |= {key} if i is None else set()
-    own = {"operator": do.operator.name, "seed": each.seed, "change": 0.0}
-    return [
-        {**row, **own, "donor": donors[str(row["id"])]}
-        for row in identity
-        if row["id"] not in lacking
-    ]
 
 
 def once(rows: Sequence[Row]) -> list[Row]:

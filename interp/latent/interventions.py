@@ -7,6 +7,9 @@ one pass: `copies` of every problem, one lane each.
 Exactness. Matrix products may round differently in batches of another shape. So a pass has its own
 clean run of the very same shape, and the identity stands in every pass: its numbers are exactly 0,
 not about 0, and any other value is a fault of the code.
+
+Silence. An edit that changes nothing in any problem of a pass is an error, or is marked in its
+receipt where the caller asks for that: then the other lanes of the pass keep their numbers.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ both        `input`, and the operator's own keys and values
 recurrence  `input`, but slot t keeps the keys and values of the unedited vector
 cache       `input`, but h_{t+1} stays that of the unedited vector
 """
+Silent = Literal["raise", "mark"]
+"""What becomes of an edit that changes nothing in any problem of a pass."""
 ROWS = 512
 """Rows of a pass (problems times lanes), unless memory asks for fewer."""
 
@@ -109,6 +114,8 @@ class Acted:
     """Whether the problem has this step: a chain in text may be over by then."""
     donors: tuple[str | None, ...] | None
     """Ids of the problems that gave, where the operator takes from others."""
+    silent: str = ""
+    """That it changed nothing in any of these problems, in a sentence; empty where it did."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +159,12 @@ def base_run(subject: Subject, problems: Sequence[LatentProblem]) -> Base:
     return Base(tuple(problems), rollout, tuple(subject.read(text) for text in texts))
 
 
-def check(subject: Subject, lanes: Sequence[Lane], calibration: Calibration) -> None:
+def check(
+    subject: Subject, lanes: Sequence[Lane], calibration: Calibration | None = None
+) -> None:
     """Refuse lanes that cannot act, before any model runs.
+
+    Without a calibration, which takes a run, everything else is checked.
 
     Raises:
         InputError: no lanes, or a calibration of another number of steps.
@@ -163,7 +174,7 @@ def check(subject: Subject, lanes: Sequence[Lane], calibration: Calibration) -> 
     subject.require_steps()
     if not lanes:
         raise InputError("There is no intervention to run: give at least one lane.")
-    if calibration.n_steps != subject.n_steps:
+    if calibration is not None and calibration.n_steps != subject.n_steps:
         raise InputError(
             f"The calibration has {calibration.n_steps} steps and {subject.name} {subject.n_steps}:"
             " calibrate this subject."
@@ -173,29 +184,36 @@ def check(subject: Subject, lanes: Sequence[Lane], calibration: Calibration) -> 
         if not steps or steps != sorted(set(steps)):
             raise EditError(f"A lane edits steps {steps}: name each step once, in order.")
         for do in each.dos:
-            if not 1 <= do.step <= subject.n_steps:
-                raise EditError(
-                    f"{subject.name} has steps 1 to {subject.n_steps}, and {do.operator.name} is "
-                    f"asked for step {do.step}: name one of those."
-                )
-            if do.edge not in subject.edges:
-                raise EditError(
-                    f"A step of {subject.name} has no edge {do.edge!r}: name one of "
-                    f"{', '.join(subject.edges)}."
-                )
-            if do.edge in ("kv", "both") and not _has_slot(do.operator):
-                raise EditError(
-                    f"{do.operator.name} has no keys and values of its own for the edge "
-                    f"{do.edge!r}: take the edge 'cache', or kv_mask or kv_swap."
-                )
-            if do.operator.name == "kv_mask" and do.edge != "kv":
-                raise EditError(
-                    f"kv_mask acts on keys and values alone: take the edge 'kv', not {do.edge!r}."
-                )
+            _check_do(subject, do)
 
 
-def _has_slot(operator: Operator) -> bool:
-    return type(operator).slot is not Operator.slot
+def _check_do(subject: Subject, do: Do) -> None:
+    """Refuse one edit that cannot act."""
+    if not 1 <= do.step <= subject.n_steps:
+        raise EditError(
+            f"{subject.name} has steps 1 to {subject.n_steps}, and {do.operator.name} is asked for "
+            f"step {do.step}: name one of those."
+        )
+    if do.edge not in subject.edges:
+        raise EditError(
+            f"A step of {subject.name} has no edge {do.edge!r}: name one of "
+            f"{', '.join(subject.edges)}."
+        )
+    if do.edge in ("kv", "both"):
+        if type(do.operator).slot is Operator.slot:
+            raise _no_slot(do)
+        do.operator.require_slot()
+    if do.operator.name == "kv_mask" and do.edge != "kv":
+        raise EditError(
+            f"kv_mask acts on keys and values alone: take the edge 'kv', not {do.edge!r}."
+        )
+
+
+def _no_slot(do: Do) -> EditError:
+    return EditError(
+        f"{do.operator.name} has no keys and values of its own for the edge {do.edge!r}: take the "
+        "edge 'cache', or kv_mask or kv_swap."
+    )
 
 
 @torch.no_grad()
@@ -207,6 +225,7 @@ def readings(
     *,
     at: Literal["every", "end"] = "every",
     rows: int = ROWS,
+    silent: Silent = "raise",
 ) -> Iterator[Reading]:
     """Run lanes on the problems of a base run, and read them out.
 
@@ -217,13 +236,14 @@ def readings(
         calibration: where means and donors come from.
         at: "every" reads after each step from a lane's first edit on; "end" after the last.
         rows: most rows of a pass.
+        silent: what becomes of an edit that changes nothing in any of these problems.
 
     Yields:
         Readings whose last lane is always the identity at the same steps and edges.
 
     Raises:
         InputError, EditError: see `check`.
-        SilentEditError: an edit changed nothing in any problem.
+        SilentEditError: an edit changed nothing in any problem, and none is to be marked.
     """
     check(subject, lanes, calibration)
     items = len(base.problems)
@@ -233,7 +253,7 @@ def readings(
         copies = max(1, min(rows // items - 1, len(alike)))
         for start in range(0, len(alike), copies):
             part = tuple(alike[start : start + copies])
-            yield from _pass(subject, base, part, calibration, at)
+            yield from _pass(subject, base, part, calibration, at, silent)
 
 
 def _pass(
@@ -242,6 +262,7 @@ def _pass(
     lanes: tuple[Lane, ...],
     calibration: Calibration,
     at: Literal["every", "end"],
+    silent: Silent,
 ) -> Iterator[Reading]:
     """One pass: lanes side by side, the identity last, and the clean run of the same shape."""
     nulls = tuple(replace(do, operator=Identity()) for do in lanes[0].dos)
@@ -253,7 +274,7 @@ def _pass(
     for step in range(first, subject.n_steps + 1):
         if step in todo:
             dos = [each.dos[todo[step]] for each in lanes]
-            state, receipts = act(subject, state, clean, dos, lanes, base, calibration)
+            state, receipts = act(subject, state, clean, dos, lanes, base, calibration, silent)
             for mine, receipt in zip(acted, receipts, strict=True):
                 mine.append(receipt)
         else:
@@ -286,11 +307,13 @@ def act(
     lanes: Sequence[Lane],
     base: Base,
     calibration: Calibration,
+    silent: Silent = "raise",
 ) -> tuple[State, list[Acted]]:
     """Consume the next step under one edit a lane; all lanes share step and edge.
 
     Raises:
-        SilentEditError: an edit changed nothing in any problem that has the step.
+        SilentEditError: an edit changed nothing in any problem that has the step, and none is to
+            be marked.
     """
     edge, items = dos[0].edge, len(base.problems)
     parts = [range(i * items, (i + 1) * items) for i in range(len(dos))]
@@ -305,6 +328,8 @@ def act(
         own = state.node.take(part)
         earlier = own.distance(clean.node.take(part))
         receipts.append(_receipt(do, changes[i], earlier, own.seen.any(1), places[i]))
+        if receipts[-1].silent and silent == "raise":
+            raise SilentEditError(receipts[-1].silent)
     return after, receipts
 
 
@@ -373,10 +398,7 @@ def _consume(
 def _own_slot(do: Do, own: Slot, at: At) -> Slot:
     made = do.operator.slot(own, at)
     if made is None:
-        raise EditError(
-            f"{do.operator.name} has no keys and values of its own for the edge {do.edge!r}: take "
-            "the edge 'cache', or kv_mask or kv_swap."
-        )
+        raise _no_slot(do)
     return made
 
 
@@ -385,21 +407,18 @@ def _receipt(do: Do, change: Tensor, earlier: Tensor, present: Tensor, at: At) -
 
     An edit that finds its work done by those is no silent one: zero after zero.
     """
-    given = do.operator.donors(at)
-    ids = None
+    given, ids, reachable, why = do.operator.donors(at), None, present, ""
     if given is not None:
         ids = tuple(None if i is None else at.calibration.problems[i].id for i in given)
-    fits = torch.ones_like(present)
-    if given is not None:
         fits = torch.tensor([i is not None for i in given], device=present.device)
-    reachable = present & fits
+        reachable = present & fits
     moved = bool(((change > 0) | (earlier > 0))[reachable].any())
     if not do.operator.null and bool(reachable.any()) and not moved:
-        raise SilentEditError(
+        why = (
             f"{do.operator.name} at step {do.step} on the edge {do.edge!r} changed nothing in any "
             f"of {int(reachable.sum())} problems: a score of it would be a score of no edit."
         )
-    return Acted(do.step, do.operator.name, do.edge, change, reachable, ids)
+    return Acted(do.step, do.operator.name, do.edge, change, reachable, ids, why)
 
 
 def stack_nodes(nodes: Sequence[Node]) -> Node:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from interp.data.latent_problems import LatentProblem
-from interp.errors import InputError, SilentEditError
+from interp.errors import InputError
 from interp.latent.calibration import Calibration
 from interp.latent.effects import (
     answers,
@@ -178,15 +178,8 @@ def _edited(
     subject: Subject, base: Base, lanes: Sequence[Lane], calibration: Calibration, rows: int
 ) -> list[Row]:
     """Rows of lanes that edit the same steps; a lane that can change nothing is marked alone."""
-    found: list[Row] = []
-    try:
-        for reading in readings(subject, base, lanes, calibration, at="end", rows=rows):
-            found += _read(subject, base, reading)
-    except SilentEditError as error:
-        if len(lanes) == 1:
-            return [_silent(base, i, lanes[0], str(error)) for i in range(len(base.problems))]
-        found = [r for each in lanes for r in _edited(subject, base, [each], calibration, rows)]
-    return list(_numbered(found))
+    passes = readings(subject, base, lanes, calibration, at="end", rows=rows, silent="mark")
+    return list(_numbered(row for reading in passes for row in _read(subject, base, reading)))
 
 
 def _numbered(rows: Iterable[Row]) -> Iterable[Row]:
@@ -210,6 +203,9 @@ def _read(subject: Subject, base: Base, reading: Reading) -> list[Row]:
     found = []
     for row in range(len(golds)):
         at, i = divmod(row, reading.items)
+        if why := next((each.silent for each in reading.acted[at] if each.silent), ""):
+            found.append(_silent(base, i, reading.lanes[at], why))
+            continue
         found.append(
             _identity(base, i, reading.lanes[at])
             | _receipt(reading, at, i)
@@ -241,13 +237,12 @@ def _receipt(reading: Reading, lane: int, i: int) -> Row:
     """Who gave, how much changed, and why nothing did where nothing could."""
     acted = reading.acted[lane]
     gave = dict.fromkeys(each.donors[i] for each in acted if each.donors)
-    present = any(bool(each.present[i]) for each in acted)
-    lacks = "no donor fits" if None in gave else "the problem has no such step"
-    return {
-        "donor": "+".join(donor for donor in gave if donor) or None,
-        "change": math.sqrt(sum(float(each.change[i]) ** 2 for each in acted)),
-        "reason": "" if present else lacks,
-    }
+    change = math.sqrt(sum(float(each.change[i]) ** 2 for each in acted))
+    reason = "" if change or reading.lanes[lane].null else "the edit changed nothing here"
+    if not any(bool(each.present[i]) for each in acted):
+        reason = "no donor fits" if None in gave else "the problem has no such step"
+    donor = "+".join(donor for donor in gave if donor) or None
+    return {"donor": donor, "change": change, "reason": reason}
 
 
 def judged(clean: str | None, edited: str | None, gold: str) -> Row:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -62,18 +62,28 @@ class At:
     def donors(self, stratum: str, *, per_step: bool = True) -> tuple[int | None, ...]:
         """Row of the calibration set that gives to each row; None where the stratum is empty.
 
-        The same for every step unless `per_step`.
+        The same for every step unless `per_step`. A chain in text that is over by this step gives
+        nothing; one that gives its whole thought has every step.
         """
         step = self.step if per_step else 0
+        nodes = self.calibration.nodes[self.step - 1 if per_step else -1]
+        having = nodes.seen.any(1).nonzero()[:, 0].tolist()
         rows = zip(self.keys, self.answers, self.positions, strict=True)
         return tuple(
-            self._donor(key, answer, position, stratum, step) for key, answer, position in rows
+            self._donor(key, answer, position, stratum, step, having)
+            for key, answer, position in rows
         )
 
     def _donor(
-        self, key: str, answer: str | None, position: int, stratum: str, step: int
+        self,
+        key: str,
+        answer: str | None,
+        position: int,
+        stratum: str,
+        step: int,
+        having: Sequence[int],
     ) -> int | None:
-        """Draw one among those that fit, by key, step and seed alone."""
+        """Draw one among those that have the step and fit, by key, step and seed alone."""
         bank = self.calibration
         fits: dict[str, Callable[[int], bool]] = {
             "any": lambda i: True,
@@ -81,7 +91,7 @@ class At:
             "other_answer": lambda i: bank.predictions[i] != answer,
             "same_position": lambda i: int(bank.positions[i]) == position,
         }
-        found = [i for i, p in enumerate(bank.problems) if p.id != key and fits[stratum](i)]
+        found = [i for i in having if bank.problems[i].id != key and fits[stratum](i)]
         if not found:
             return None
         pick = torch.randint(len(found), (), generator=_generator(key, step, self.seed, "donor"))
@@ -111,6 +121,13 @@ class Operator(ABC):
     def slot(self, slot: Slot, at: At) -> Slot | None:
         """The keys and values for the step, where the operator has its own; None if it has none."""
         return None
+
+    def require_slot(self) -> None:
+        """Refuse parameters under which it has no keys and values, where it has some at all.
+
+        Raises:
+            EditError: it has none.
+        """
 
     def donors(self, at: At) -> tuple[int | None, ...] | None:
         """Row of the calibration set that gives to each row, for operators that take from it."""
@@ -346,17 +363,25 @@ class Resample(Operator):
             torch.where(has[:, None], theirs.seen, mine.seen),
         )
 
-    def slot(self, slot: Slot, at: At) -> Slot:
-        """The donors' keys and values.
+    def require_slot(self) -> None:
+        """Refuse donors that may stand at another position.
 
         Raises:
-            EditError: donors may stand at another position.
+            EditError: they may.
         """
         if self.stratum != "same_position":
             raise EditError(
                 f"{self.name} cannot swap keys and values: they hold positions, so take donors "
                 'with Resample("same_position").'
             )
+
+    def slot(self, slot: Slot, at: At) -> Slot:
+        """The donors' keys and values.
+
+        Raises:
+            EditError: donors may stand at another position.
+        """
+        self.require_slot()
         given = self.donors(at)
         theirs = at.calibration.slots[at.step - 1].take([i or 0 for i in given])
         has = torch.tensor([i is not None for i in given], device=slot.seen.device)

@@ -67,8 +67,7 @@ def released_influence(
 ) -> Influence:
     """W[t, s] for t < s with the released code's read-outs: diagnostic, see the module.
 
-    Arguments, result and errors are those of `influence`; an operator that changes nothing in some
-    chunk of problems is refused, not marked.
+    Arguments, result and errors are those of `influence`.
     """
     job = plan(subject, calibration, operators, edge, seeds, "answer")
     usable = usable_problems(job, problems)
@@ -98,7 +97,9 @@ def _rows(job: Job, problems: Sequence[LatentProblem], most: int) -> list[Row]:
 def _misread(job: Job, base: Base, lanes: Sequence[Lane], most: int) -> Iterator[Reading]:
     """Read-outs at s > t whose clean side is that of s - 1."""
     before: Reading | None = None
-    for reading in readings(job.subject, base, lanes, job.calibration, rows=most):
+    for reading in readings(
+        job.subject, base, lanes, job.calibration, rows=most, silent="mark"
+    ):
         if before is not None and before.consumed == reading.consumed - 1:
             late = replace(reading, clean=before.clean)
             coconut = isinstance(job.subject, Coconut)

@@ -52,6 +52,7 @@ MORE = ((PURPLE, "\\"), (BROWN, "|"), (GREEN, "+"), (GREY, "x"))
 
 SUBJECTS = (BLUE, VERMILION, GREEN, PURPLE, AMBER, BROWN, GREY)
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star")
+HATCHES = ("", "/", "x", ".", "-", "+", "|")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 
 METRICS: Mapping[str, str] = {
@@ -189,7 +190,10 @@ def _domains(place: int, columns: int, lines: int, height: int) -> tuple[list[fl
     wide = (1 - across * (columns - 1)) / columns
     high = (1 - down * (lines - 1)) / lines
     left, top = j * (wide + across), 1 - i * (high + down)
-    return [round(left, 6), round(left + wide, 6)], [round(max(top - high, 0), 6), round(top, 6)]
+    return [round(left, 6), round(left + wide, 6)], [
+        round(max(top - high, 0.0), 6),
+        round(float(top), 6),
+    ]
 
 
 def _head(title: str, x: float, y: float) -> Spec:
@@ -226,7 +230,10 @@ def flip_bars(rows: Sequence[Row]) -> Spec:
     names, steps = subjects_of(rows), step_names(rows)
     if len(names) == 1:
         return _flip_panel(rows, operators_of(rows), _look, "operator", steps)
-    places = {name: (name or "subject", SUBJECTS[i % 7], "") for i, name in enumerate(names)}
+    places = {
+        name: (name or "Subject", SUBJECTS[i % len(SUBJECTS)], HATCHES[i % len(HATCHES)])
+        for i, name in enumerate(names)
+    }
     operators = operators_of(rows)
     panels = [
         _flip_panel(
@@ -809,7 +816,19 @@ def _sums(rows: Sequence[Row]) -> list[Row]:
 
 
 def total_bars(ours: Sequence[Row], released: Sequence[Row]) -> Spec:
-    """Draw the sum of W over all t < s, operator by operator, by both definitions, in nats."""
+    """Draw the sum of W over all t < s, operator by operator, by both definitions, in nats.
+
+    A panel a subject that has rows of the released definitions.
+    """
+    names = subjects_of(released)
+    panels = [_total_panel(of_subject(ours, name), of_subject(released, name)) for name in names]
+    if len(panels) == 1:
+        return panels[0]
+    titles = [name or "Subject" for name in names]
+    return tiled(panels, titles, columns=1, height=260)
+
+
+def _total_panel(ours: Sequence[Row], released: Sequence[Row]) -> Spec:
     operators = operators_of([*ours, *released])
     drawn = []
     for (name, colour, _, _), given, hatch in ((OURS, ours, ""), (RELEASED, released, "/")):

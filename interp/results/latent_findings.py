@@ -150,7 +150,7 @@ def _put(operator: str) -> str:
 
 def _zero(row: Row, value: str) -> bool:
     low, high = row.get(f"{value}_low"), row.get(f"{value}_high")
-    return None not in (low, high) and low <= 0 <= high
+    return low is not None and high is not None and low <= 0 <= high
 
 
 def _gain(row: Row) -> str:
@@ -399,9 +399,9 @@ def _led(steps: Sequence[Row]) -> str:
     ends = "no interval" if row["lead_low"] is None else ends
     zero = ", which holds 0" if _zero(row, "lead") else ""
     order = "before" if row["lead"] >= 0 else "after"
-    return (
-        f"The vectors commit {short(abs(row['lead']))} steps {order} the read-out ({ends}{zero}). "
-    )
+    far = short(abs(row["lead"]))
+    much = f"{far} step{'' if far == '1' else 's'}"
+    return f"The vectors commit {much} {order} the read-out ({ends}{zero}). "
 
 
 def modes_finding(rows: Sequence[Row]) -> Finding | None:
