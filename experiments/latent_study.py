@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 from rich.console import Console
 
+from experiments.parts import shown
 from experiments.study import Study, condense, make_part, table
 from experiments.train_latent import RECORDS as TRAINED
 from interp.errors import InputError, InterpError, nearest
@@ -39,6 +39,7 @@ from interp.jobs.latent_parts import (
     Where,
 )
 from interp.jobs.latent_runs import Loading, Problems
+from interp.jobs.tts import set_threads
 from interp.latent.operators import PAPER
 from interp.results import Store
 
@@ -92,6 +93,8 @@ class Config:
                 f"{self.subject} has no weights and problems of its own: name a folder with "
                 "--model and a JSONL file with --data."
             )
+        if self.n is not None and self.n < 1:
+            raise InputError(f"--n {self.n}: give at least 1.")
 
     @property
     def folder(self) -> Path:
@@ -102,15 +105,10 @@ class Config:
     def loading(self) -> Loading:
         """How its model is found."""
         if self.subject == "soft":
-            return Loading(model=self.model or "smollm2-135m", kind="soft-thinking", steps=4)
+            model = self.model or "smollm2-135m"
+            return Loading(model=model, kind="soft-thinking", steps=4, device=self.device)
         own = TRAINED / self.subject.replace("-", "_")
         return Loading(model=self.model or shown(own), device=self.device)
-
-
-def shown(path: Path) -> str:
-    """A path from the working folder where it lies there: manifests keep it."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +165,7 @@ def run(config: Config, console: Console) -> Study:
         ModelError: the model cannot be had.
         StoreError: the folder belongs to other settings.
     """
-    torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     asked, quiet = plan(config), Console(quiet=True)
     found = []
     for name, job in _jobs(config, asked, quiet).items():

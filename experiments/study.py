@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from interp.errors import InputError
+from interp.errors import InputError, SilentEditError
 from interp.jobs import runs
 from interp.results import Store, cell_key
 
@@ -57,12 +57,17 @@ def make_part(
         folder: of the run, which the part called `first` makes.
         job: makes the part and returns its warnings.
         begun: CPU time at which its work began; by default now.
+
+    Raises:
+        InputError: there is no first part, so nothing to note it in.
     """
     begun = time.process_time() if begun is None else begun
     status: Literal["done", "skipped"] = "done"
     try:
         said = tuple(dict.fromkeys(job()))
-    except InputError as error:
+    except (InputError, SilentEditError) as error:
+        if name == first and not (folder / "manifest.json").is_file():
+            raise
         status, said = "skipped", (str(error),)
     store = Store.open(folder)
     before: Any = store.manifest.notes.get("study", [])

@@ -13,6 +13,7 @@ import tyro
 
 from figures import benchmarks, sweep_means
 from figures.images import NAMES, VARIABLE, draw_images, find_chromium
+from figures.latent_study import figures_of_study
 from figures.titled import NothingToDraw
 from interp.errors import InputError, InterpError
 from interp.results import Store
@@ -21,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ("tts_distribution", "two_legs", "position_profile", "layer_curves", "score_bins")
 FIGURES += ("self_verification", "keep_curves", "agreement", "early_answering")
 """Modules of figures that are drawn from the tables of one run."""
+STUDY = "latent_study"
+"""Folders of this name hold the runs of several latent subjects, which are drawn together."""
 CONFIG = {"displaylogo": False, "responsive": True}
 
 
@@ -65,6 +68,9 @@ def all_figures(records: Path) -> Iterator[tuple[str, go.Figure]]:
     for run in runs:
         for name, drawn in figures_of(Store.open(run)):
             yield f"{_stem(run, records)}-{name}", drawn
+    for study in sorted(path for path in records.rglob(STUDY) if path.is_dir()):
+        for name, drawn in figures_of_study(study):
+            yield f"{_stem(study, records)}-{name}", drawn
     for sweep in sweeps:
         drawn = sweep_means.figure(sweep)
         if drawn is not None:

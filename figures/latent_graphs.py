@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from figures.latent_study import told
 from figures.titled import NothingToDraw
-from interp.results.latent_charts import influence_graphs
+from interp.results.influence_charts import influence_graphs
 from interp.results.latent_findings import influence_finding
 from interp.results.report_stats import Row
 

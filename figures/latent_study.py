@@ -15,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from figures.titled import NothingToDraw, titled
+from interp.errors import InputError
 from interp.results import Store
 from interp.results.latent_charts import of_subject, subjects_of
 from interp.results.report_charts import Spec
@@ -32,16 +33,23 @@ def read_study(folder: Path) -> dict[str, list[Row]]:
     """Return the tables of all subjects of a study, each row with its `subject`.
 
     Raises:
+        InputError: two stores of one subject hold the same table.
         StoreError: a store cannot be read.
     """
     runs: dict[str, dict[str, list[Row]]] = {}
-    for path in sorted(folder.rglob("manifest.json")):
+    for path in sorted(folder.glob("*/**/manifest.json")):
         store = Store.open(path.parent)
         tables = runs.setdefault(path.relative_to(folder).parts[0], {})
         for name in sorted({table for cell in store.cells() for table in cell["tables"]}):
             shown = stored_as(name, store.manifest.experiment)
+            if shown in tables:
+                raise InputError(
+                    f"Two stores in {folder.name}/{path.relative_to(folder).parts[0]} hold the "
+                    f"table {name}, the second is {path.parent.name}: give each its own subject's "
+                    "folder, or their rows would be mixed."
+                )
             if shown in TABLES:
-                tables.setdefault(shown, []).extend(store.rows(name))
+                tables[shown] = list(store.rows(name))
     return together({name: tables for name, tables in runs.items() if tables})
 
 
@@ -49,7 +57,7 @@ def figures_of_study(folder: Path) -> Iterator[tuple[str, go.Figure]]:
     """Yield each figure for which a study has the tables, with its name.
 
     Raises:
-        StoreError: a store cannot be read.
+        InputError, StoreError: see `read_study`.
     """
     tables = read_study(folder)
     for name in FIGURES:

@@ -24,7 +24,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from experiments import claims, tts_study
+from experiments import claims, latent_study, tts_study
 from interp import cli
 from interp.jobs import runs
 from interp.models import registry, thinker
@@ -32,9 +32,14 @@ from interp.models import registry, thinker
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
-FIRST, SECOND, THIRD = (
+FIRST, SECOND, THIRD, FOURTH = (
     NOTEBOOKS / f"{name}.ipynb"
-    for name in ("01_first_interventions", "02_find_a_circuit", "03_true_and_decorative_steps")
+    for name in (
+        "01_first_interventions",
+        "02_find_a_circuit",
+        "03_true_and_decorative_steps",
+        "04_inside_a_latent_thought",
+    )
 )
 SMOLLM2, TINY = "smollm2-135m", "tiny-llama"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -391,3 +396,165 @@ def test_the_commands_of_the_third_notebook_work(tmp_path, monkeypatch, capsys):
     parts = [tmp_path / "runs" / "mine" / name for name in runs.PARTS]
     assert all((part / "manifest.json").is_file() for part in parts)
     assert len(ran) == 8 and "experiments.tts_study" in ran
+
+
+def by_step(row: dict[str, str]) -> list[float | None]:
+    """Return the shares in a row's columns of steps; None where no edit can act."""
+    cells = [cell for name, cell in row.items() if name.startswith("step ")]
+    return [None if cell == "-" else leading(cell) for cell in cells]
+
+
+def check_subjects(text: str) -> None:
+    """Assert what is said of the Coconut and of the controls that are there."""
+    assert after(text, "one word for each step left, and the answer:")[0] > 80
+    right = {row["subject"]: leading(row["right"]) for row in table(text, "subject ")}
+    assert right["coconut"] > 0.9
+    solve = {"coconut", "explicit", "codi"}
+    for name, ours in (("codi", "codi"), ("", "coconut")):
+        rivals = [n for n in right if n not in solve and n.startswith("codi") == (name == "codi")]
+        assert all(right[rival] < right[ours] - 0.4 for rival in rivals)
+    absent = re.findall("^not trained in this folder: (.*)", text, re.M)
+    named = {*right, *(absent[0].split(", ") if absent else [])}
+    assert {"pause", "no_recurrence", "no_latents", "no_curriculum", "explicit"} <= named
+
+
+def check_steps(text: str) -> None:
+    """Assert what is said of what a step holds, whether it is needed, and of early stops."""
+    holds = table(text, "step  acts as node t")
+    fits = [leading(row["acts as node t"]) for row in holds]
+    late = [leading(row["acts as node t-1"]) for row in holds]
+    assert len(fits) == 4 and sum(fit > 0.7 for fit in fits) >= 2
+    assert max(leading(row["null"]) for row in holds) < 0.35
+    assert all(max(fit, behind) > 0.35 for fit, behind in zip(fits, late, strict=True))
+    flips = {row["edit"]: row for row in table(text.split("that flip, with")[1], "edit ")}
+    donor, zero, turned = (
+        [leading(flips[name][f"step {t}"]) for t in range(1, 5)]
+        for name in ("resample", "zero", "rotate_45")
+    )
+    assert min(donor[:3]) > 0.7 and max(turned[:3]) < min(donor[:3]) - 0.2
+    assert max(abs(z - d) for z, d in zip(zero, donor, strict=True)) > 0.08
+    assert [leading(flips["identity"][f"step {t}"]) for t in range(1, 5)] == [0] * 4
+    assert leading(flips["swap"]["all"]) > 0.7
+    *early, last = table(text, "k  A(k)")
+    assert max(leading(row["A(k)"]) for row in early) < 0.3 and leading(last["A(k)"]) > 0.9
+    nexts = [leading(row["next step"]) for row in early]
+    assert sum(share > 0.8 for share in nexts) >= 3 and min(nexts) > 0.4
+    assert leading(early[-1]["answer, forced"]) > 0.8
+
+
+def check_influence(text: str) -> None:
+    """Assert what is said of W, its shape, the released code and the two roads."""
+    assert after(text, "the largest effect of an edit that changes nothing is") == [0]
+    names = ("locality", "early_out", "late_in")
+    tables = [part for part in text.split("\nedit ")[1:]]
+    ours, planted, released = (
+        {row["edit"]: row for row in table("\nedit " + part, "edit ")}
+        for part in tables
+        if "early_out" in part.splitlines()[0]
+    )
+    equal = ours["equal edges"]
+    assert ours["identity"]["total"] == "0" and ours["identity"]["span"] == "none"
+    for edit in ("resample", "shuffled_donor"):
+        assert all(abs(leading(ours[edit][n]) - leading(equal[n])) < 0.15 for n in names)
+    shown = [[leading(ours[e][n]) for e in ("zero", "resample", "rotate_45")] for n in names]
+    assert max(max(row) - min(row) for row in shown) > 0.05
+    shapes = {kind: [leading(row[n]) for n in names] for kind, row in planted.items()}
+    assert shapes["chain"] == [leading(equal[n]) for n in names]
+    assert shapes["window"][0] == 1 and shapes["shortcut"] == [0, 1, 1]
+    null = released.pop("identity")
+    assert leading(null["total"]) > 3 and leading(null["late_in"]) > leading(equal["late_in"]) + 0.1
+    for edit in ("zero", "resample"):
+        assert leading(released[edit]["total"]) == pytest.approx(leading(null["total"]), rel=0.15)
+        for name in (*names, "span"):
+            assert abs(leading(released[edit][name]) - leading(null[name])) < 0.06
+    roads = {row["road"]: [share or 0 for share in by_step(row)] for row in table(text, "road ")}
+    relay, cache = roads["recurrence"], roads["cache"]
+    assert relay[-1] == 0 and cache[-1] == roads["input"][-1]
+    assert all(r > c + 0.3 for r, c in zip(relay[:2], cache[:2], strict=True))
+
+
+def check_others(text: str) -> None:
+    """Assert what is said of the same edits on the other subjects that are there."""
+    if "no other subject with steps" in text:
+        return
+    part = text.split("- where no edit can act")[1]
+    found = {(row["subject"], row["edit"]): by_step(row) for row in table(part, "subject ")}
+    for name in {name for name, _ in found}:
+        assert max(flip or 0 for flip in found[name, "zero"]) > 0.05
+    if ("pause", "zero") in found:
+        assert found["pause", "resample"] == found["pause", "holds node t"] == [None] * 4
+    for name in {"explicit", "codi"} & {name for name, _ in found}:
+        assert max(share or 0 for share in found[name, "holds node t"]) > 0.7
+
+
+def check_commitment(text: str) -> None:
+    """Assert what is said of the moment at which an answer is settled."""
+    parts = dict(re.findall(r"^(\w+): bits still needed.*\n((?:.+\n)+)", text, re.M))
+    found = {name: table("\n" + part, "t ") for name, part in parts.items()}
+    settled = found["planted"]
+    said = [leading(row["would say"]) for row in settled]
+    inside = [leading(row["vector"]) for row in settled[1:]]
+    assert min(said[:5]) > 0.95 > 0.05 > max(said[5:])
+    assert min(inside[:3]) > 0.9 > 0.1 > max(inside[3:])
+    assert min(leading(row["vector, labels shuffled"]) for row in settled[1:]) > 0.9
+    if "the Coconut's answers do not compete" in text:
+        return
+    *early, last = found["coconut"]
+    assert min(leading(row["would say"]) for row in early[:2]) > 0.85
+    assert leading(last["would say"]) < 0.4
+    assert min(leading(row["vector"]) for row in early[1:3]) > 0.75
+
+
+def test_the_fourth_notebook_runs_and_its_remarks_hold(execute):
+    notebook = execute({}, FOURTH)
+    assert all(cell.execution_count for cell in code_cells(notebook))
+    assert not [each for each in outputs(notebook) if each.output_type == "error"]
+    text = printed(notebook)
+    for check in (
+        check_subjects,
+        check_steps,
+        check_influence,
+        check_others,
+        check_commitment,
+    ):
+        check(text)
+    drawn = ["bar"] * 3 + ["scatter", "heatmap", "scatter", "scatter", "bar", "scatter"]
+    assert figure_types(notebook) == drawn
+    panels = [each.data[PLOTLY] for each in outputs(notebook) if PLOTLY in each.get("data", {})]
+    null = panels[4]["data"][-1]["z"]  # W of the identity is drawn last
+    assert [value for line in null for value in line if value is not None] == [0] * 10
+
+
+LATENT_QUICK = {
+    "train": ["--updates", "2", "--held-out", "8"],
+    "rollout": ["--n", "40", "--calibration", "6"],
+    "necessity": shlex.split("--operators zero --draws 1"),
+    "influence": ["--operators", "zero"],
+    "commitment": shlex.split("--samples 6 --shuffles 1"),
+}
+
+
+def test_the_commands_of_the_fourth_notebook_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    last = nbformat.read(FOURTH, as_version=4).cells[-1].source
+    ran = []
+    for line in re.findall(r"^(?:interp|python) .*", last, re.M):
+        words = [str(ROOT / w) if w.startswith("experiments/") else w for w in shlex.split(line)]
+        if words[0] == "interp":
+            with pytest.raises(SystemExit) as stop:
+                cli.main([*words[1:], *LATENT_QUICK.get(words[2], [])])
+            said = capsys.readouterr().err
+            published = "FOLDER" in words  # it is read so far, and then there are no problems
+            assert stop.value.code == (2 if published else 0), f"{line}: {said}"
+            assert ("There is no file gsm8k_test.jsonl" in said) == published
+        elif words[2] == "experiments.claims":
+            assert [claims.find(each).name for each in words[3:]] == words[3:]
+        else:
+            asked = tyro.cli(latent_study.Config, args=words[3:])
+            assert asked.subject in words and (asked.model or "FOLDER") == "FOLDER"
+        ran.append(words[2])
+    parts = ("necessity", "influence", "influence-released-code", "commitment")
+    made = [tmp_path / "runs" / "thought" / name for name in parts]
+    assert all((part / "manifest.json").is_file() for part in made)
+    assert (tmp_path / "runs" / "my-coconut" / "latent.json").is_file()
+    assert len(ran) == 11 and ran.count("experiments.latent_study") == 2

@@ -154,7 +154,8 @@ class LatentNecessity(_OnLatentRun):
         print_table(console, ("operator", *steps, "n_problems"), rows)
         if self.classes:
             say(console, f"Answers drawn at random would flip {found[0]['ceiling']:.3g}.")
-        null = max(row["flip"] for row in found if row["operator"] == "identity")
+        null = [row["flip"] for row in found if row["operator"] == "identity"]
+        null = max((flip for flip in null if flip is not None), default=None)
         say(console, f"Identity null: {null} flips (0.0 is right).")
         stops = ("k", "accuracy", "solved", "retention", "next_step", "n_problems")
         print_table(console, stops, done.store.rows("early_stop"))

@@ -58,12 +58,7 @@ def load(
             f"There is no engine {engine!r}; there are: {', '.join(ENGINES)}."
             f"{nearest(str(engine), ENGINES)}"
         )
-    dtype = _dtype(dtype)
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"There is no device {device!r}: write cpu, cuda or cuda:0.") from error
-    _require_device(device)
+    dtype, device = dtype_of(dtype), device_of(device)
     engine_class = _engine_class(str(engine))
     if isinstance(model, str):
         if tokenizer is not None:
@@ -84,7 +79,12 @@ def load(
     return engine_class(model, tokenizer, type(model).__name__)
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return the dtype of a name in `DTYPES`; None stays None.
+
+    Raises:
+        InputError: there is none of that name.
+    """
     if dtype is None or dtype in DTYPES.values():
         return dtype  # type: ignore[return-value]
     if dtype not in DTYPES:
@@ -95,11 +95,21 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return DTYPES[dtype]  # type: ignore[index]
 
 
-def _require_device(device: torch.device) -> None:
+def device_of(name: str | torch.device) -> torch.device:
+    """Return a device that can be used here.
+
+    Raises:
+        InputError: there is none of that name, or it cannot be used.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"There is no device {name!r}: write cpu, cuda or cuda:0.") from error
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"The device {str(device)!r} cannot be used here: use cpu.") from error
+    return device
 
 
 def _engine_class(engine: str) -> type[Model]:

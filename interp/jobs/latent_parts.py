@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from interp.latent import early_stop as stops
 from interp.latent import influence_rows, necessity
 from interp.latent.calibration import Calibration, calibrate
 from interp.latent.influence import Influence, influence
-from interp.latent.interventions import Edge
+from interp.latent.interventions import Edge, check
 from interp.latent.noise import SAMPLES, SIGMA, Noise
 from interp.latent.nulls import permutation_test
 from interp.latent.probes import ProbeSettings
@@ -66,6 +67,15 @@ class NecessitySettings:
         if self.classes is not None and self.classes < 2:
             raise InputError(f"--classes {self.classes}: answers that can differ are 2 or more.")
 
+    def require(self, subject: Subject) -> None:
+        """Refuse operators and edges that a subject lacks, before it runs."""
+        subject.require_steps()
+        seeds, draws = range(self.seeds), range(self.draws)
+        lanes = necessity.plan(
+            subject, self.operators, edge=self.edge, steps=None, seeds=seeds, draws=draws
+        )
+        check(subject, lanes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceSettings:
@@ -90,6 +100,14 @@ class InfluenceSettings:
                 "out --exact and --target."
             )
 
+    def require(self, subject: Subject) -> None:
+        """Refuse operators and edges that a subject lacks, before it runs."""
+        subject.require_steps()
+        seeds = range(self.seeds)
+        influence_rows.lanes_of(
+            subject, self.operators, self.edge, seeds, self.target, self.per_step
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommitmentSettings:
@@ -104,11 +122,16 @@ class CommitmentSettings:
 
     def __post_init__(self) -> None:
         _require_counts(self, "samples", "shuffles")
+        latent_runs.require_seed(self.seed)
 
     @property
     def noise(self) -> Noise:
         """What is random in a rollout."""
         return Noise(sigma=self.sigma, dropout=self.dropout)
+
+    def require(self, subject: Subject) -> None:
+        """Refuse noise that cannot act on a subject, before it runs."""
+        self.noise.require(subject)
 
 
 @dataclass(frozen=True)
@@ -126,23 +149,29 @@ def _require_counts(settings: Any, *names: str) -> None:
             raise InputError(f"--{flag} {getattr(settings, name)}: give at least 1.")
 
 
-def _calibrated(where: Where) -> tuple[LatentRun, Subject, Calibration]:
-    """The run, its subject, and the calibration from the problems that the run kept for it."""
+def _begun(where: Where, part: str, settings: Any) -> tuple[LatentRun, Subject, results.Store]:
+    """The run, its subject, and the part's folder, which is made when the settings are sound."""
     run = latent_runs.open_run(where.run)
     subject = latent_runs.load_of(run, where.model, device=where.device)
-    return run, subject, calibrate(subject, run.calibration, scored=run.problems)
+    settings.require(subject)
+    return run, subject, latent_runs.begin_part(run, part, where.out, asdict(settings))
+
+
+def _lazily(run: LatentRun, subject: Subject) -> Callable[[], Calibration]:
+    """Means and donors from the problems that the run kept for them, made when first asked for."""
+    return cache(lambda: calibrate(subject, run.calibration, scored=run.problems))
 
 
 def find_necessity(where: Where, settings: NecessitySettings, console: Console) -> Outcome:
     """Edit every step alone, stop after every step, and write records and report."""
-    run, subject, calibration = _calibrated(where)
-    store = latent_runs.begin_part(run, "necessity", where.out, asdict(settings))
+    run, subject, store = _begun(where, "necessity", settings)
+    calibration = _lazily(run, subject)
 
     def work(part: Sequence[LatentProblem]) -> Rows:
         edits = necessity.necessity(
             subject,
             part,
-            calibration,
+            calibration(),
             settings.operators,
             edge=settings.edge,
             seeds=range(settings.seeds),
@@ -166,14 +195,13 @@ def find_necessity(where: Where, settings: NecessitySettings, console: Console) 
 
 def find_influence(where: Where, settings: InfluenceSettings, console: Console) -> Outcome:
     """Measure W[t, s], its shape, graph, likeness over operators and tests, with the nulls."""
-    run, subject, calibration = _calibrated(where)
     name = "influence" if settings.preset == "default" else f"influence-{settings.preset}"
-    store = latent_runs.begin_part(run, name, where.out, asdict(settings))
+    run, subject, store = _begun(where, name, settings)
+    calibration = _lazily(run, subject)
 
     def work(part: Sequence[LatentProblem]) -> Rows:
-        found = _influence(subject, part, calibration, settings, where.rows)
-        tables = {"latent_influence": list(found.rows), "latent_silent": list(found.silent)}
-        return {k: v for k, v in tables.items() if v} | {"latent_marked": found.skipped}
+        found = _influence(subject, part, calibration(), settings, where.rows)
+        return {"latent_influence": list(found.rows), "latent_marked": list(found.skipped)}
 
     return _made(run, store, work, lambda: influence_tables(store, settings), name, console)
 
@@ -190,6 +218,7 @@ def _influence(
         "edge": settings.edge,
         "seeds": tuple(range(settings.seeds)),
         "rows": rows,
+        "whole": False,
     }
     if settings.preset == RELEASED:
         return released_influence(subject, part, calibration, **common)
@@ -205,8 +234,17 @@ def _influence(
 
 
 def influence_tables(store: results.Store, settings: InfluenceSettings) -> Rows:
-    """The summaries of the rows of W."""
-    rows = store.rows("latent_influence")
+    """The summaries of the rows of W.
+
+    Raises:
+        InputError: no problem could be run.
+        SilentEditError: no edit changed anything.
+    """
+    if not (found := runs.rows(store, "latent_influence")):
+        marked = [f"{row['id']!r}: {row['reason']}" for row in runs.rows(store, "latent_marked")]
+        why = (marked or ["with one step no t lies before an s."])[0]
+        raise InputError(f"There is no effect to score; {why}")
+    rows, silent = influence_rows.acting(found)
     every = matrices(rows)
     named = {each.operator: each for each in every}
     identity = named.get("identity")
@@ -217,6 +255,7 @@ def influence_tables(store: results.Store, settings: InfluenceSettings) -> Rows:
         "influence_shape": _of_preset(settings, shapes),
         "influence_graph": [r for of in real for r in graph(of, threshold=settings.threshold)],
         "influence_similarity": similarities(real) if len(real) > 1 else [],
+        "latent_silent": silent,
     }
     faulty = settings.preset == RELEASED
     if TESTED in named and not faulty:
@@ -233,37 +272,52 @@ def _of_preset(settings: InfluenceSettings, rows: Sequence[dict[str, Any]]) -> l
 
 
 def find_commitment(where: Where, settings: CommitmentSettings, console: Console) -> Outcome:
-    """Roll out under noise, probe, and compare what is inside with what is said."""
+    """Roll out under noise, probe, and compare what is inside with what is said.
+
+    Whether problems have competing answers is only seen when they have run; where too few have, no
+    folder is left behind, so that another noise can be tried.
+    """
     run = latent_runs.open_run(where.run)
     subject = latent_runs.load_of(run, where.model, device=where.device)
-    settings.noise.require(subject)
+    settings.require(subject)
+    work = cache(lambda: _commitment(subject, run.problems, settings, where.rows))
+    folder = runs.folder_of(run.store, "commitment", where.out)
+    if not (folder / "manifest.json").is_file():
+        work()
     store = latent_runs.begin_part(run, "commitment", where.out, asdict(settings))
-
-    def work(part: Sequence[LatentProblem]) -> Rows:
-        found = modes.commitment(
-            subject,
-            part,
-            settings.noise,
-            n_samples=settings.samples,
-            seed=settings.seed,
-            labels=settings.labels,
-            probes=ProbeSettings(shuffles=settings.shuffles),
-            rows=where.rows,
-        )
-        return {
-            "latent_samples": found.samples.rows,
-            "latent_modes": modes.mode_rows(found),
-            "commitment": modes.curve(found),
-            "commitment_probes": modes.probe_rows(found),
-            "commitment_steps": modes.step_rows(found),
-        }
-
     order = latent_runs.in_cells(
-        store, run.problems, work, what="commitment", console=console, chunk=len(run.problems)
+        store,
+        run.problems,
+        lambda _: work(),
+        what="commitment",
+        console=console,
+        chunk=len(run.problems),
     )
     runs.finish(store, order)
     runs.write_report(store)
     return Outcome(store, run.marked)
+
+
+def _commitment(
+    subject: Subject, problems: Sequence[LatentProblem], settings: CommitmentSettings, rows: int
+) -> Rows:
+    found = modes.commitment(
+        subject,
+        problems,
+        settings.noise,
+        n_samples=settings.samples,
+        seed=settings.seed,
+        labels=settings.labels,
+        probes=ProbeSettings(shuffles=settings.shuffles),
+        rows=rows,
+    )
+    return {
+        "latent_samples": found.samples.rows,
+        "latent_modes": modes.mode_rows(found),
+        "commitment": modes.curve(found),
+        "commitment_probes": modes.probe_rows(found),
+        "commitment_steps": modes.step_rows(found),
+    }
 
 
 def _made(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 import interp.results as results
 from interp.data.latent_problems import LatentProblem
@@ -16,6 +17,7 @@ from interp.errors import InputError
 from interp.jobs import latent_runs, runs
 from interp.jobs.latent_runs import Loading, Problems, Rows
 from interp.latent.accuracy import Accuracy, accuracy
+from interp.latent.calibration import LEAST
 from interp.latent.effects import finite
 from interp.latent.hf import HFSubject
 from interp.latent.state import Node
@@ -35,21 +37,35 @@ class Outcome:
 
 
 def rollout(loading: Loading, problems: Problems, *, out: Path, console: Console) -> Outcome:
-    """Run problems without any edit, and write records and report."""
+    """Run problems without any edit, and write records and report.
+
+    Raises:
+        InputError: too few problems can be run.
+        StoreError: the folder belongs to other settings, or is no run.
+    """
     rows, calibration = problems.rows()
     subject = loading.subject()
-    store = latent_runs.begin(
-        subject,
-        loading,
-        experiment="latent",
-        out=out,
-        settings={"problems": problems.identity()},
-        data=problems.identity(),
-        seeds=[problems.seed],
-    )
     bad = [_marked(row.id, row.reason or "no problem") for row in rows if row.problem is None]
     sound, unfit = split(subject, [row.problem for row in rows if row.problem is not None])
     kept, spare = split(subject, calibration)
+    bad += [_marked(problem.id, reason) for problem, reason in unfit]
+    bad += [_marked(problem.id, reason, "calibration") for problem, reason in spare]
+    if not sound or (subject.n_steps and len(kept) < LEAST):
+        role = "calibration" if sound else "scored"
+        why = next(row for row in bad if row["role"] == role)
+        raise InputError(
+            f"Too few {role} problems can be run ({len(kept) if sound else 0}); problem "
+            f"{why['id']!r}: {why['reason']}"
+        )
+    store = runs.begin_store(
+        out,
+        experiment="latent",
+        settings={"problems": problems.identity()},
+        model=latent_runs.about(subject, loading),
+        data=problems.identity(),
+        seeds=[problems.seed],
+        device=loading.device,
+    )
     order = []
     for role, given in (("scored", sound), ("calibration", kept)):
         order += latent_runs.in_cells(
@@ -59,15 +75,11 @@ def rollout(loading: Loading, problems: Problems, *, out: Path, console: Console
             what=role,
             console=console,
         )
-    bad += [_marked(problem.id, reason) for problem, reason in (*unfit, *spare)]
-    order = latent_runs.summarise(
+    latent_runs.summarise(
         store, order, lambda: {"latent_items": bad, "accuracy": _accuracy(store, subject)}
     )
     runs.write_report(store)
-    found = runs.rows(store, "accuracy")
-    if not found:
-        raise InputError(f"No problem could be run; problem {bad[0]['id']!r}: {bad[0]['reason']}")
-    return Outcome(store, found[0], len(bad))
+    return Outcome(store, store.rows("accuracy")[0], len(bad))
 
 
 def split(
@@ -114,30 +126,34 @@ def _cell(subject: Subject, problems: Sequence[LatentProblem], role: str) -> Row
 def _step_rows(
     subject: Subject, problems: Sequence[LatentProblem], step: int, node: Node
 ) -> list[dict[str, Any]]:
-    """Norm and nearest words of a step's first vector, a row a problem."""
+    """Norm and nearest words of a step's first vector, a row a problem; None where it has none."""
     first = node.vectors[:, 0]
-    words: list[str | None] = [None] * len(problems)
-    if isinstance(subject, HFSubject):
-        best = subject.head(first.to(subject.hf.dtype)).topk(TOP, dim=-1).indices
-        words = [" | ".join(subject.tokenizer.convert_ids_to_tokens(row)) for row in best.tolist()]
+    words = _nearest(subject, first) if isinstance(subject, HFSubject) else [None] * len(problems)
+    counts = node.seen.sum(1).tolist()
     return [
         {
             "id": problem.id,
             "step": step,
-            "norm": finite(first[i].norm()),
-            "width": int(node.seen[i].sum()),
-            "lens": words[i],
+            "norm": finite(first[i].norm()) if counts[i] else None,
+            "width": counts[i],
+            "lens": words[i] if counts[i] else None,
         }
         for i, problem in enumerate(problems)
     ]
 
 
+def _nearest(subject: HFSubject, vectors: Tensor) -> list[str]:
+    """The likeliest tokens of vectors `[batch d_model]` through the unembedding."""
+    best = subject.head(vectors.to(subject.hf.dtype)).topk(TOP, dim=-1).indices
+    words = [subject.tokenizer.convert_ids_to_tokens(row) for row in best.tolist()]
+    return [" | ".join(word or "?" for word in row) for row in words]  # padded rows have no token
+
+
 def _accuracy(store: results.Store, subject: Subject) -> list[dict[str, Any]]:
-    items = [row for row in runs.rows(store, "latent_items") if row["role"] == "scored"]
-    run = [row for row in items if row["status"] == "run"]
-    return Accuracy(subject.name, tuple(run), {}).summary() if run else []
+    rows = [row for row in store.rows("latent_items") if row["role"] == "scored"]
+    return Accuracy(subject.name, tuple(rows), {}).summary()
 
 
-def _marked(id: str, reason: str) -> dict[str, Any]:
+def _marked(id: str, reason: str, role: str = "scored") -> dict[str, Any]:
     empty = dict.fromkeys(("question", "gold", "answer", "correct", "unparsable", "logprob"))
-    return {"id": id, "role": "scored", "status": "marked", "reason": reason, "steps": [], **empty}
+    return {"id": id, "role": role, "status": "marked", "reason": reason, "steps": [], **empty}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 
 import interp.results as results
@@ -18,14 +18,14 @@ from interp.data.latent_problems import LatentProblem
 from interp.data.latent_rows import LatentRow, read_latent
 from interp.data.prontoqa import ProntoQA
 from interp.data.prosqa import ProsQA
+from interp.engine.loading import device_of, dtype_of
 from interp.errors import InputError, ModelError, nearest
 from interp.jobs import runs
 from interp.latent.loading import load_checkpoint
-from interp.latent.saved import load_subject
+from interp.latent.saved import ABOUT, load_subject
 from interp.latent.soft_thinking import load_soft_thinking
 from interp.latent.subject import Subject
 from interp.models.weights import tokenizer_hash, weights_hash
-from interp.results.cells import refuse_foreign
 
 CHUNK = 50
 """Problems of a cell: what a stopped run repeats at most."""
@@ -35,6 +35,10 @@ SOFT_STEPS = 8
 PUBLISHED_STEPS = 6
 """Latent steps of every published checkpoint."""
 Kind = Literal["auto", "soft-thinking"]
+FOR_PUBLISHED = ("base", "allow_pickle", "lora_alpha", "token_rows")
+"""Options that say something of published checkpoints alone."""
+OF_OTHERS = ("steps", *FOR_PUBLISHED)
+"""Options that say nothing of a folder of ours."""
 
 SOURCES: Mapping[str, Callable[[int, int], Sequence[LatentProblem]]] = MappingProxyType(
     {
@@ -62,20 +66,26 @@ class Loading:
     dtype: str | None = None
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"--steps {self.steps}: give at least 1.")
+        alpha = self.lora_alpha
+        if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+            raise InputError(f"--lora-alpha {alpha}: give a number above 0, such as 32.")
+        dtype_of(self.dtype)
+        device_of(self.device)
+
     def subject(self) -> Subject:
         """Load it: a folder of ours, a published checkpoint, or a chat model to think softly.
 
         Raises:
-            InputError, ModelError: it cannot be found or read.
+            InputError, ModelError: it cannot be found or read, or an option says nothing of it.
         """
         if self.kind == "soft-thinking":
+            self._require_unset("Soft thinking", FOR_PUBLISHED)
             found: Any = load_soft_thinking(self.model, n_steps=self.steps or SOFT_STEPS)
-        elif (Path(self.model) / "latent.json").is_file():
-            if self.steps is not None:
-                raise InputError(
-                    f"--steps {self.steps}: {self.model} was trained with its own number of steps; "
-                    "leave it out."
-                )
+        elif (Path(self.model) / ABOUT).is_file():
+            self._require_unset(f"{self.model}, which says itself what it is,", OF_OTHERS)
             found = load_subject(Path(self.model))
         else:
             found = load_checkpoint(
@@ -86,9 +96,16 @@ class Loading:
                 lora_alpha=self.lora_alpha,
                 rows=self.token_rows,
             )
-        module = module_of(found)
-        module.to(device=self.device, dtype=getattr(torch, self.dtype) if self.dtype else None)
+        for part in filter(None, (module_of(found), projection_of(found))):
+            part.to(device=self.device, dtype=dtype_of(self.dtype))
         return found
+
+    def _require_unset(self, what: str, names: Sequence[str]) -> None:
+        """Refuse options that would change nothing."""
+        for name in names:
+            if getattr(self, name):
+                flag = name.replace("_", "-")
+                raise InputError(f"{what} takes no --{flag}: leave it out.")
 
 
 def module_of(subject: Any) -> Any:
@@ -96,10 +113,15 @@ def module_of(subject: Any) -> Any:
     return getattr(subject, "hf", None) or subject.model
 
 
+def projection_of(subject: Any) -> Any:
+    """What CODI maps outputs to inputs by; None for other subjects."""
+    return getattr(subject, "projection", None)
+
+
 def about(subject: Any, loading: Loading) -> dict[str, object]:
     """What a record says of the subject."""
     module = module_of(subject)
-    projection = getattr(subject, "projection", None)
+    projection = projection_of(subject)
     parameter = next(module.parameters())
     return {
         "name": subject.name,
@@ -130,18 +152,20 @@ class Problems:
         for name, least in (("n", 1), ("calibration", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name} {getattr(self, name)}: give at least {least}.")
+        require_seed(self.seed)
 
     def rows(self) -> tuple[list[LatentRow], list[LatentProblem]]:
         """Rows to score, marked ones among them, and calibration problems.
 
-        Generated ones are drawn apart; of a file the last rows calibrate.
+        Generated ones all differ; of a file the last rows calibrate, and a row that asks one of
+        their questions is marked.
 
         Raises:
             InputError: there is no such file or generator, or too few problems.
         """
         if self.data in SOURCES:
-            drawn = SOURCES[self.data](self.n + self.calibration, self.seed)
-            return [LatentRow(p.id, p) for p in drawn[: self.n]], list(drawn[self.n :])
+            drawn = distinct(SOURCES[self.data], self.n + self.calibration, self.seed)
+            return [LatentRow(p.id, p) for p in drawn[: self.n]], drawn[self.n :]
         path = Path(self.data)
         if not path.is_file():
             raise InputError(
@@ -157,7 +181,9 @@ class Problems:
             )
         kept = sound[-self.calibration :]
         ids = {problem.id for problem in kept}
-        return [row for row in rows if row.id not in ids][: self.n], kept
+        asked = {problem.question: problem.id for problem in kept}
+        rest = [_apart(row, asked) for row in rows if row.id not in ids]
+        return rest[: self.n], kept
 
     def identity(self) -> dict[str, object]:
         """What a record says of them."""
@@ -165,6 +191,37 @@ class Problems:
         known = self.data in SOURCES
         digest = None if known or not path.is_file() else results.file_hash(path)
         return {"path": self.data, "sha256": digest, **asdict(self)}
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed below 0."""
+    if seed < 0:
+        raise InputError(f"--seed {seed}: give 0 or more.")
+
+
+def distinct(
+    draw: Callable[[int, int], Sequence[LatentProblem]], n: int, seed: int
+) -> list[LatentProblem]:
+    """The first `n` problems of a generator with questions of their own.
+
+    Raises:
+        InputError: it has not so many.
+    """
+    found: dict[str, LatentProblem] = {}
+    for more in (1, 2, 4):
+        for problem in draw(more * n, seed):
+            found.setdefault(problem.question, problem)
+        if len(found) >= n:
+            return list(found.values())[:n]
+    raise InputError(f"{n} problems were asked for, and {len(found)} different ones were drawn.")
+
+
+def _apart(row: LatentRow, asked: Mapping[str, str]) -> LatentRow:
+    """The row, marked where its question is asked by a calibration problem."""
+    if row.problem is None or row.problem.question not in asked:
+        return row
+    other = asked[row.problem.question]
+    return LatentRow(row.id, reason=f"its question is that of the calibration problem {other!r}")
 
 
 @dataclass(frozen=True)
@@ -209,69 +266,62 @@ def _problem(row: Mapping[str, Any]) -> LatentProblem:
     return LatentProblem(row["id"], row["question"], tuple(row["steps"]), row["gold"])
 
 
+DECIDING: Mapping[str, str] = MappingProxyType(
+    {
+        "weights_hash": "other weights",
+        "projection_hash": "another projection",
+        "tokenizer_hash": "another tokenizer",
+        "n_steps": "another number of steps",
+        "convention": "other steps",
+    }
+)
+"""What must be the subject's own, of what a record says of it (`about`)."""
+
+
 def load_of(run: LatentRun, model: str | None, *, device: str) -> Subject:
     """Load the subject that a run is of.
 
     Raises:
-        ModelError: it is not found, or has other weights than the run.
+        ModelError: it is not found, or is another than the run's.
     """
     told: Any = run.store.manifest.model
+    folder = run.store.folder
     loading = Loading(
         model=model or str(told["path"]), device=device, **dict(told.get("loading") or {})
     )
-    found = loading.subject()
-    if weights_hash(module_of(found)) != told["weights_hash"]:
-        raise ModelError(
-            f"{loading.model} has other weights than the subject of {run.store.folder}: name that "
-            "one with --model, or roll it out again."
-        )
+    try:
+        found = loading.subject()
+    except ModelError as error:
+        if model is not None:
+            raise
+        raise ModelError(f"{error} {folder} is of that model: name it with --model.") from error
+    mine = about(found, loading)
+    for name, what in DECIDING.items():
+        if mine[name] != told.get(name):
+            raise ModelError(
+                f"{loading.model} has {what} than the subject of {folder}: name that one with "
+                "--model, or roll it out again."
+            )
     return found
-
-
-def begin(
-    subject: Subject,
-    loading: Loading,
-    *,
-    experiment: str,
-    out: Path,
-    settings: Mapping[str, object],
-    data: Mapping[str, object],
-    seeds: Iterable[int],
-) -> results.Store:
-    """Make or resume the folder of a run.
-
-    Raises:
-        StoreError: the folder belongs to other settings, or is no run.
-    """
-    refuse_foreign(out, ("manifest.json",), "run")
-    made = results.collect(
-        experiment=experiment,
-        settings=settings,
-        model=about(subject, loading),
-        data=data,
-        seeds=seeds,
-        device=loading.device,
-        code=results.source_hash(runs.CODE),
-    )
-    return results.Store.begin(out, made)
 
 
 def begin_part(
     run: LatentRun, part: str, out: Path | None, settings: Mapping[str, object]
 ) -> results.Store:
-    """Make or resume the folder of what is built on a run, by default inside its own."""
-    folder = out if out is not None else run.store.folder / part
-    refuse_foreign(folder, ("manifest.json",), "run")
-    made = results.collect(
+    """Make or resume the folder of what is built on a run.
+
+    Raises:
+        StoreError: the folder belongs to other settings, or is no run.
+    """
+    return runs.begin_store(
+        runs.folder_of(run.store, part, out),
         experiment=f"latent_{part}",
         settings=settings,
         model=run.store.manifest.model,
         data=run.identity,
         seeds=run.store.manifest.seeds,
         device=run.store.manifest.device,
-        code=results.source_hash(runs.CODE),
     )
-    return results.Store.begin(folder, made)
 
 
 Rows = dict[str, list[dict[str, Any]]]

@@ -14,6 +14,7 @@ from interp.data.latent_rows import problems as sound_problems
 from interp.data.latent_rows import read_latent
 from interp.errors import InputError
 from interp.jobs import runs
+from interp.jobs.latent_runs import require_seed
 from interp.latent.accuracy import accuracy
 from interp.latent.hf import HFSubject
 from interp.latent.saved import save_subject
@@ -45,6 +46,7 @@ class Settings:
                 raise InputError(f"--{name.replace('_', '-')} {value}: give at least 1.")
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise InputError(f"--out {self.out} is there already: name a new folder.")
+        require_seed(self.seed)
 
     def chosen(self) -> Recipe:
         """The recipe with what the command line changes.

@@ -15,6 +15,7 @@ import interp.results as results
 from interp.engine.model import Model
 from interp.models.weights import tokenizer_hash, weights_hash
 from interp.results import report, report_latent, report_thinking
+from interp.results.cells import refuse_foreign
 from interp.results.manifest import replace_file
 
 PACKAGE = Path(__file__).parents[1]
@@ -42,23 +43,43 @@ def begin(
     Raises:
         StoreError: the folder belongs to other settings, or is no run.
     """
-    manifest = results.collect(
+    about = {
+        "name": model.name,
+        "path": source or model.name,
+        "weights_hash": weights_hash(model.hf),
+        "tokenizer_hash": tokenizer_hash(model.tokenizer),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "engine": model.engine,
+    }
+    return begin_store(
+        out,
         experiment=experiment,
         settings=settings,
-        model={
-            "name": model.name,
-            "path": source or model.name,
-            "weights_hash": weights_hash(model.hf),
-            "tokenizer_hash": tokenizer_hash(model.tokenizer),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "engine": model.engine,
-        },
+        model=about,
         data=data,
         seeds=seeds,
         device=str(model.device),
-        code=results.source_hash(CODE),
     )
-    return results.Store.begin(out, manifest)
+
+
+def begin_store(out: Path, **about: Any) -> results.Store:
+    """Make or resume a folder whose manifest is `results.collect(**about)` under this code.
+
+    Raises:
+        StoreError: the folder belongs to other settings, or is no run.
+    """
+    return results.Store.begin(out, results.collect(**about, code=results.source_hash(CODE)))
+
+
+def folder_of(whole: results.Store, part: str, out: Path | None) -> Path:
+    """The folder of what is built on a run, by default inside the run's own.
+
+    Raises:
+        StoreError: it is a file, or holds something else than a run.
+    """
+    folder = out if out is not None else whole.folder / part
+    refuse_foreign(folder, ("manifest.json",), "run")
+    return folder
 
 
 def finish(store: results.Store, order: list[str]) -> None:

@@ -13,7 +13,6 @@ from interp.engine.model import Model
 from interp.errors import InputError, ModelError
 from interp.jobs import runs
 from interp.models.weights import weights_hash
-from interp.results.cells import refuse_foreign
 from interp.thinking.cells import cut
 from interp.thinking.rules import Rules
 from interp.thinking.score import Chain, Problem, StepScore
@@ -95,25 +94,14 @@ def load_model(run: ScoredRun, name: str | None, *, dtype: str | None, device: s
     return model
 
 
-def folder_of(run: ScoredRun, part: str, out: Path | None) -> Path:
-    """The folder of a later step, by default inside the run's own.
-
-    Raises:
-        StoreError: it is a file, or holds something else than a run.
-    """
-    folder = out if out is not None else run.store.folder / part
-    refuse_foreign(folder, ("manifest.json",), "run")
-    return folder
-
-
 def begin(
     run: ScoredRun, model: Model, part: str, out: Path | None, settings: Mapping[str, object]
 ) -> results.Store:
-    """Make or resume the folder of a later step (`folder_of`)."""
+    """Make or resume the folder of a later step (`runs.folder_of`)."""
     return runs.begin(
         model,
         experiment=f"tts_{part.replace('-', '_')}",
-        out=folder_of(run, part, out),
+        out=runs.folder_of(run.store, part, out),
         settings=settings,
         data=run.identity,
         seeds=run.store.manifest.seeds,

@@ -69,7 +69,7 @@ def test(
             f"--draws {settings.draws}: {folder} was scored with {len(run.store.manifest.seeds)} "
             "draws of the perturbation; take at most so many."
         )
-    where = tts_runs.folder_of(run, "steer-test", out)
+    where = runs.folder_of(run.store, "steer-test", out)
     require_problems(run, settings, direction)
     loaded = tts_runs.load_model(run, model, dtype=dtype, device=device)
     require_rows(loaded, settings.layers)

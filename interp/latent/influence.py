@@ -93,6 +93,7 @@ def influence(
     target: str = "answer",
     slots_per_step: int = 1,
     exact: bool = False,
+    whole: bool = True,
 ) -> Influence:
     """Measure W[t, s] for every problem, operator and t <= s, the identity beside them.
 
@@ -108,13 +109,16 @@ def influence(
             T steps is off its distribution before; `clean_correct` says how far.
         slots_per_step: latent steps that stand for one step of text, for the target "next_step".
         exact: share nothing, for comparison.
+        whole: False where these problems are a part of more: then rows of edits that changed
+            nothing are kept, for `acting` to judge when all rows are there, and a part of which no
+            problem can be run has no rows.
 
     Raises:
         InputError: no problem can be run, two share an id, or a setting is wrong.
         EditError: an operator or edge that the subject has nothing for.
         SilentEditError: no operator changed anything at any step.
     """
-    job = plan(subject, calibration, operators, edge, seeds, target, slots_per_step)
+    job = plan(subject, calibration, operators, edge, seeds, target, slots_per_step, whole)
     usable = usable_problems(job, problems)
     widest = max(len(job.at_step(t)) for t in range(1, subject.n_steps + 1)) + 1
 
@@ -128,7 +132,7 @@ def influence(
         if exact:
             made = [row for each in usable for row in kept_rows(job, [each], naive)]
         else:
-            made = in_chunks(usable, work, lanes=widest, rows=rows)
+            made = in_chunks(usable, work, lanes=widest, rows=rows) if usable else []
     found, silent = finished(job, made)
     noted = settings(job, edge, seeds) | {"exact": exact, "preset": "default"}
     return Influence(found, list(job.skipped.values()), silent, spent, noted)

@@ -37,6 +37,8 @@ class Job:
     reads: str
     """One of `Reads`."""
     slots_per_step: int = 1
+    whole: bool = True
+    """Whether these are all problems; of a part nothing is judged that needs the others."""
     skipped: dict[str, Row] = field(default_factory=dict)
     """Problems that could not be run, by id, with the reason."""
 
@@ -69,6 +71,7 @@ def plan(
     seeds: Sequence[int],
     reads: str,
     slots_per_step: int = 1,
+    whole: bool = True,
 ) -> Job:
     """Check the settings before any model runs.
 
@@ -77,7 +80,7 @@ def plan(
     """
     lanes = lanes_of(subject, operators, edge, seeds, reads, slots_per_step)
     check(subject, lanes, calibration)
-    return Job(subject, calibration, lanes, reads, slots_per_step)
+    return Job(subject, calibration, lanes, reads, slots_per_step, whole)
 
 
 def lanes_of(
@@ -155,7 +158,7 @@ def _skip(job: Job, problem: LatentProblem, error: InputError) -> None:
 
 
 def _require(job: Job, left: Sequence[object]) -> None:
-    if not left:
+    if job.whole and not left:
         reasons = [str(row["reason"]) for row in job.skipped.values()]
         raise InputError(f"No problem can be run: {(reasons or ['there is none.'])[0]}")
 
@@ -238,13 +241,23 @@ def _effect(row: Row | None) -> float:
 
 
 def finished(job: Job, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows of edits that acted, and a mark for each operator that acted in no problem at a step.
+    """Rows of edits that acted, and the marks of the others (`acting`); of a part all rows.
 
     Raises:
         InputError: every problem had to be left out.
         SilentEditError: no operator acted anywhere.
     """
     _require(job, rows)
+    kept, marks = acting(rows) if job.whole else (list(rows), [])
+    return once(kept), marks
+
+
+def acting(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows of edits that acted, and a mark for each operator that acted in no problem at a step.
+
+    Raises:
+        SilentEditError: no operator acted anywhere.
+    """
     moved: dict[tuple[Cell, Cell], float] = {}
     for row in rows:
         if row["operator"] != "identity":
@@ -262,8 +275,7 @@ def finished(job: Job, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     marks: list[Row] = [
         {"operator": name, "t": t, "reason": reason} for name, t in sorted(still, key=str)
     ]
-    kept = [row for row in rows if (row["operator"], row["t"]) not in still]
-    return once(kept), marks
+    return [row for row in rows if (row["operator"], row["t"]) not in still], marks
 
 
 def settings(job: Job, edge: Edge, seeds: Sequence[int]) -> dict[str, Any]:

@@ -159,9 +159,7 @@ def base_run(subject: Subject, problems: Sequence[LatentProblem]) -> Base:
     return Base(tuple(problems), rollout, tuple(subject.read(text) for text in texts))
 
 
-def check(
-    subject: Subject, lanes: Sequence[Lane], calibration: Calibration | None = None
-) -> None:
+def check(subject: Subject, lanes: Sequence[Lane], calibration: Calibration | None = None) -> None:
     """Refuse lanes that cannot act, before any model runs.
 
     Without a calibration, which takes a run, everything else is checked.
@@ -200,20 +198,11 @@ def _check_do(subject: Subject, do: Do) -> None:
             f"{', '.join(subject.edges)}."
         )
     if do.edge in ("kv", "both"):
-        if type(do.operator).slot is Operator.slot:
-            raise _no_slot(do)
-        do.operator.require_slot()
+        do.operator.require_slot(do.edge)
     if do.operator.name == "kv_mask" and do.edge != "kv":
         raise EditError(
             f"kv_mask acts on keys and values alone: take the edge 'kv', not {do.edge!r}."
         )
-
-
-def _no_slot(do: Do) -> EditError:
-    return EditError(
-        f"{do.operator.name} has no keys and values of its own for the edge {do.edge!r}: take the "
-        "edge 'cache', or kv_mask or kv_swap."
-    )
 
 
 @torch.no_grad()
@@ -388,18 +377,12 @@ def _consume(
     after = plain if edge == "kv" else subject.step(state, fed)
     own = plain.memory.slot(plain.consumed)
     slots = [
-        _own_slot(do, own.take(part), at) for do, part, at in zip(dos, parts, places, strict=True)
+        do.operator.slot(own.take(part), at)
+        for do, part, at in zip(dos, parts, places, strict=True)
     ]
     memory = after.memory.with_slot(plain.consumed, _stack_slots(slots))
     changes = [_slot_change(new, own.take(part)) for new, part in zip(slots, parts, strict=True)]
     return replace(after, memory=memory), changes
-
-
-def _own_slot(do: Do, own: Slot, at: At) -> Slot:
-    made = do.operator.slot(own, at)
-    if made is None:
-        raise _no_slot(do)
-    return made
 
 
 def _receipt(do: Do, change: Tensor, earlier: Tensor, present: Tensor, at: At) -> Acted:

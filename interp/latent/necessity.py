@@ -238,7 +238,8 @@ def _receipt(reading: Reading, lane: int, i: int) -> Row:
     acted = reading.acted[lane]
     gave = dict.fromkeys(each.donors[i] for each in acted if each.donors)
     change = math.sqrt(sum(float(each.change[i]) ** 2 for each in acted))
-    reason = "" if change or reading.lanes[lane].null else "the edit changed nothing here"
+    idle = not change and not gave and not reading.lanes[lane].null  # a donor may hold the same
+    reason = "the edit changed nothing here" if idle else ""
     if not any(bool(each.present[i]) for each in acted):
         reason = "no donor fits" if None in gave else "the problem has no such step"
     donor = "+".join(donor for donor in gave if donor) or None

@@ -118,16 +118,21 @@ class Operator(ABC):
     def node(self, node: Node, at: At) -> Node:
         """The node to feed in place of `node`. Must not write into it."""
 
-    def slot(self, slot: Slot, at: At) -> Slot | None:
-        """The keys and values for the step, where the operator has its own; None if it has none."""
-        return None
+    def slot(self, slot: Slot, at: At) -> Slot:
+        """The keys and values for the step, of operators that have their own."""
+        raise NotImplementedError(f"{self.name}: `require_slot` comes first")
 
-    def require_slot(self) -> None:
-        """Refuse parameters under which it has no keys and values, where it has some at all.
+    def require_slot(self, edge: str) -> None:
+        """Refuse an operator without keys and values of its own, which an edge needs.
 
         Raises:
             EditError: it has none.
         """
+        if type(self).slot is Operator.slot:
+            raise EditError(
+                f"{self.name} has no keys and values of its own for the edge {edge!r}: take the "
+                "edge 'cache', or kv_mask or kv_swap."
+            )
 
     def donors(self, at: At) -> tuple[int | None, ...] | None:
         """Row of the calibration set that gives to each row, for operators that take from it."""
@@ -363,7 +368,7 @@ class Resample(Operator):
             torch.where(has[:, None], theirs.seen, mine.seen),
         )
 
-    def require_slot(self) -> None:
+    def require_slot(self, edge: str) -> None:
         """Refuse donors that may stand at another position.
 
         Raises:
@@ -381,7 +386,7 @@ class Resample(Operator):
         Raises:
             EditError: donors may stand at another position.
         """
-        self.require_slot()
+        self.require_slot("kv")
         given = self.donors(at)
         theirs = at.calibration.slots[at.step - 1].take([i or 0 for i in given])
         has = torch.tensor([i is not None for i in given], device=slot.seen.device)

@@ -64,12 +64,13 @@ def released_influence(
     edge: Edge = "input",
     seeds: Sequence[int] = (0,),
     rows: int = ROWS,
+    whole: bool = True,
 ) -> Influence:
     """W[t, s] for t < s with the released code's read-outs: diagnostic, see the module.
 
     Arguments, result and errors are those of `influence`.
     """
-    job = plan(subject, calibration, operators, edge, seeds, "answer")
+    job = plan(subject, calibration, operators, edge, seeds, "answer", whole=whole)
     usable = usable_problems(job, problems)
     widest = max(len(job.at_step(t)) for t in range(1, subject.n_steps + 1)) + 1
 
@@ -77,7 +78,7 @@ def released_influence(
         return kept_rows(job, part, lambda some: _rows(job, some, most))
 
     with spending(subject) as spent:
-        made = in_chunks(usable, work, lanes=widest, rows=rows)
+        made = in_chunks(usable, work, lanes=widest, rows=rows) if usable else []
     found, silent = finished(job, made)
     noted = settings(job, edge, seeds) | {"exact": False, "preset": PRESET, "diagnostic": True}
     return Influence(found, list(job.skipped.values()), silent, spent, noted)
@@ -97,9 +98,7 @@ def _rows(job: Job, problems: Sequence[LatentProblem], most: int) -> list[Row]:
 def _misread(job: Job, base: Base, lanes: Sequence[Lane], most: int) -> Iterator[Reading]:
     """Read-outs at s > t whose clean side is that of s - 1."""
     before: Reading | None = None
-    for reading in readings(
-        job.subject, base, lanes, job.calibration, rows=most, silent="mark"
-    ):
+    for reading in readings(job.subject, base, lanes, job.calibration, rows=most, silent="mark"):
         if before is not None and before.consumed == reading.consumed - 1:
             late = replace(reading, clean=before.clean)
             coconut = isinstance(job.subject, Coconut)

@@ -201,7 +201,7 @@ class SoftThinking(HFSubject):
         spread = torch.log_softmax(logprobs / self.mixing.temperature, -1)
         return Mixture(
             vectors=mixed(self.embed, ids, weights),
-            seen=(alive & ~torch.isin(ids[:, 0], self.end_ids))[:, None],
+            seen=(alive & ~torch.isin(ids[:, 0], self.end_ids.to(ids.device)))[:, None],
             ids=ids,
             weights=weights,
             entropy=torch.special.entr(spread.exp()).sum(-1),

@@ -22,9 +22,11 @@ from interp.results.latent_charts import (
     subjects_of,
 )
 from interp.results.report_causal import few, short
-from interp.results.report_stats import Finding, Row, count, number, percent
+from interp.results.report_stats import Finding, Row, count, percent
 from interp.results.thinking_findings import lead, points, shares
 
+TINY = 0.01
+"""Nats: effects that sum to less have a shape too, and it says nothing of any reasoning."""
 P_LEVEL = 0.05
 """Below this a test counts an edge as beyond relabelling, over the family of all edges."""
 
@@ -130,10 +132,11 @@ def necessity_finding(rows: Sequence[Row]) -> Finding | None:
     least = min(mine, key=lambda row: (row["flip"], row["step"]))
     title = f"{about(mine)}{_put(operator)} flips {shares(most, 'flip')} of answers at step "
     title += f"{most['steps']}"
-    if least is not most:
+    if least["flip"] < most["flip"]:
         title += f", its strongest, and {shares(least, 'flip')} at step {least['steps']}"
-        title += ", which holds 0" * _zero(least, "flip")
-    title += "."
+    elif len(mine) > 1:
+        title += " and the same share at every other step"
+    title += ", which holds 0." if _zero(least, "flip") else "."
     detail = f"{null_of(rows)} {_gain(most)}{_beside(rows, most)}"
     detail += f" {count(most['n_problems'], 'problem')}; steps were compared after the fact."
     return Finding(title, detail + few(most["n_problems"], "problem"))
@@ -259,6 +262,7 @@ def influence_finding(rows: Sequence[Row], tests: Sequence[Row] = ()) -> Finding
     shuffled = [r for r in rows if (r["operator"], r["t"], r["s"]) == ("shuffled_donor", t, s)]
     if shuffled and operator == TESTED:
         title += f"; the donor's vector of another step {number_of(shuffled[0], unit=' nats')}"
+        title += ", which is no less" * (shuffled[0]["x"] >= most["x"])
     detail = (
         f"{influence_null(rows)}{_tested(tests)} The edge is the largest of {len(mine)}, chosen "
     )
@@ -303,10 +307,15 @@ def shape_finding(rows: Sequence[Row]) -> Finding | None:
     if not known:
         return Finding(f"{start} is 0 between all steps, so it has no shape.", shape_null(first))
     apart = [name for name, row in known.items() if side(row)]
+    if first["total"] < TINY:
+        start += (
+            f" sums to {short(first['total'])} nats, too little for a shape to mean anything; it"
+        )
     title = f"{start} differs from equal edges in {len(apart)} of {len(known)} shape numbers: "
     title += "; ".join(_metric_told(name, row) for name, row in known.items()) + "."
     n = first["n_problems"]
-    detail = f"{shape_null(first)} {count(n, 'problem')}."
+    detail = f"W sums to {short(first['total'])} nats over t < s. {shape_null(first)} "
+    detail += f"{count(n, 'problem')}."
     return Finding(title, detail + few(n, "problem"))
 
 
@@ -444,7 +453,8 @@ def survival(ours: Sequence[Row], released: Sequence[Row]) -> list[dict[str, Any
     """For each metric and operator whether the released pattern is there by our definitions.
 
     A pattern is a number whose interval leaves out that of equal edges; it survives where ours
-    leaves it out on the same side. Metrics that show no pattern are left out.
+    leaves it out on the same side. Where ours sums to less than `TINY` it is
+    too small to say. Metrics that show no pattern are left out.
     """
     named: Mapping[tuple[str, ...], Row] = {_key(row): row for row in ours}
     lines = []
@@ -454,19 +464,10 @@ def survival(ours: Sequence[Row], released: Sequence[Row]) -> list[dict[str, Any
             continue
         now = side(twin)
         words = {pattern: "yes", 0: "no", None: "no shape"}
-        lines.append({**row, "ours": twin, "survives": words.get(now, "reversed")})
+        fate = words.get(now, "reversed") if twin["total"] >= TINY or now is None else "too small"
+        lines.append({**row, "ours": twin, "survives": fate})
     return lines
 
 
 def _key(row: Row) -> tuple[str, ...]:
     return tuple(str(row.get(name) or "") for name in ("subject", "operator", "edge", "metric"))
-
-
-def compared(row: Row) -> str:
-    """A number beside the identity's, for tables.
-
-    >>> compared({"x": 0.5, "identity": None}), compared({"x": 0.5, "identity": 0.25})
-    ('0.500; identity none', '0.500; identity 0.250')
-    """
-    null = "none" if row["identity"] is None else number(row["identity"])
-    return f"{number(row['x'])}; identity {null}"

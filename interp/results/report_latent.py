@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from interp.results import influence_charts
 from interp.results import latent_charts as charts
 from interp.results import latent_findings as said
 from interp.results.latent_charts import (
@@ -278,7 +279,7 @@ def influence_section(tables: Tables) -> Section | None:
         "W[t, s]: KL of the read-out after s steps, unedited from edited at step t, in nats a "
         "token; both sides have consumed s steps. The last column of read-outs is the answer's."
     )
-    drawn: dict[str, Spec] = {"latent-w": charts.influence_maps(rows)}
+    drawn: dict[str, Spec] = {"latent-w": influence_charts.influence_maps(rows)}
     for add in (_shape_part, _graph_part, _alike_part, _test_part):
         found, html, more = add(tables)
         findings += found
@@ -298,7 +299,7 @@ def _shape_part(tables: Tables) -> Part:
     if not rows:
         return [], "", {}
     body = _drawn("latent-shape", findings, "Shape of W") + _shape_table(rows)
-    return findings, body, {"latent-shape": charts.shape_panels(rows)}
+    return findings, body, {"latent-shape": influence_charts.shape_panels(rows)}
 
 
 def _shape_table(rows: Sequence[Row]) -> str:
@@ -336,7 +337,7 @@ def _graph_part(tables: Tables) -> Part:
     about += "largest W of its operator; the others are pale. "
     about += said.influence_null(rows)
     body = chart("latent-graphs", "Principal graphs", about, wide=True)
-    return [], body, {"latent-graphs": charts.influence_graphs(edges, rows)}
+    return [], body, {"latent-graphs": influence_charts.influence_graphs(edges, rows)}
 
 
 def _alike_part(tables: Tables) -> Part:
@@ -493,13 +494,13 @@ def released_section(tables: Tables) -> Section | None:
     body += chart("latent-defects", "Sum and shape by both definitions", CROSSES, wide=True)
     body += _defect_table(ours, released)
     drawn = {
-        "latent-totals": charts.total_bars(ours, released),
-        "latent-defects": charts.released_panels(ours, released),
+        "latent-totals": influence_charts.total_bars(ours, released),
+        "latent-defects": influence_charts.released_panels(ours, released),
     }
     if faulty:
         about = "Point at a cell for its interval; compare each matrix with the identity's."
         body += chart("latent-faulty-w", "DIAGNOSTIC: W as released", about, wide=True)
-        drawn["latent-faulty-w"] = charts.influence_maps(faulty)
+        drawn["latent-faulty-w"] = influence_charts.influence_maps(faulty)
     return Section(tuple(findings), body + _summed_table(summed), drawn)
 
 
@@ -520,7 +521,7 @@ def _defect_table(ours: Sequence[Row], released: Sequence[Row]) -> str:
         if row["operator"] != IDENTITY
     ]
     about = "A pattern is an interval that leaves out equal edges; it survives where ours does so "
-    about += "on the same side."
+    about += f"on the same side. Too small: ours sums to less than {short(said.TINY)} nats."
     return table(heads, lines) + note(about)
 
 

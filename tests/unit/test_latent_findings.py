@@ -154,16 +154,47 @@ def test_shape_is_told_beside_equal_edges_and_the_identity():
         "which holds it)."
     )
     assert found.detail == (
-        "The identity sums to 0 nats and has no shape, as it must. 60 problems."
+        "W sums to 2.5 nats over t < s. The identity sums to 0 nats and has no shape, as it must. "
+        "60 problems."
     )
     faulty = said.shape_finding(rows.released_shape_rows())
     assert faulty is not None
     assert faulty.detail.startswith(
-        "The identity sums to 10.5 nats and has a shape of its own: no result."
+        "W sums to 10.8 nats over t < s. The identity sums to 10.5 nats and has a shape of its "
+        "own: no result."
     )
     empty = said.shape_finding([rows.shape_row("zero", "locality", None)])
     assert empty is not None
     assert empty.title == "W under “Zero” is 0 between all steps, so it has no shape."
+
+
+def test_effects_of_almost_nothing_have_a_shape_that_means_nothing():
+    tiny = [{**row, "total": 3e-6} for row in rows.shape_rows()]
+    found = said.shape_finding(tiny)
+    assert found is not None
+    assert found.title.startswith(
+        "W under “Another problem's step” sums to 3e-06 nats, too little for a shape to mean "
+        "anything; it differs from equal edges in 2 of 4 shape numbers: "
+    )
+    lines = said.survival(tiny, rows.released_shape_rows())
+    assert {line["survives"] for line in lines} == {"too small"}
+
+
+def test_an_edge_that_any_vector_of_the_donor_has_is_said_so():
+    pair = [rows.w_row("resample", 1, 2, 0.5), rows.w_row("shuffled_donor", 1, 2, 0.6)]
+    found = said.influence_finding(pair)
+    assert found is not None
+    assert found.title.endswith("0.6 nats (95% interval 0.55 to 0.65), which is no less.")
+
+
+def test_edits_that_flip_nothing_anywhere_say_so_once():
+    still = [rows.necessity_row("resample", str(step), 0.0) for step in (1, 2)]
+    found = said.necessity_finding(still)
+    assert found is not None
+    assert found.title == (
+        "Another problem's step in its place flips 0% (0% to 5%) of answers at step 1 and the "
+        "same share at every other step, which holds 0."
+    )
 
 
 def test_likeness_is_read_against_chance():

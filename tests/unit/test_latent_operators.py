@@ -204,14 +204,14 @@ def test_keys_and_values_of_a_donor_are_swapped_and_hidden_ones_only_hidden():
     operator = Resample("same_position")
     own = slot([70.0, 80.0])
     swapped = operator.slot(own, at(2))
-    assert swapped is not None
     (keys, values) = swapped.layers[0]
     assert float(keys[1]) == 6.0 == -float(values[1]) and float(keys[0]) in (4.0, 5.0)
     hidden = HideSlot().slot(own, at())
     assert torch.equal(hidden.layers[0][0], own.layers[0][0]) and not hidden.seen.any()
     assert HideSlot().node(H, at()).vectors is H.vectors
     for plain in (zero(), mean(), rotate(), Interpolate(zero(), 0.5)):
-        assert plain.slot(own, at()) is None
+        with pytest.raises(EditError, match="has no keys and values of its own for the edge 'kv'"):
+            plain.require_slot("kv")
 
 
 def test_the_identity_gives_the_same_bits_in_new_tensors():

@@ -56,6 +56,13 @@ def test_weights_that_are_not_tied_come_back_too(tmp_path):
     assert torch.equal(read(load_subject(tmp_path)), read(subject))
 
 
+def test_the_precision_comes_back(tmp_path):
+    subject = random_subject("codi", dtype=torch.float64)
+    save_subject(subject, tmp_path)
+    again = load_subject(tmp_path)
+    assert read(again).dtype == torch.float64 and torch.equal(read(again), read(subject))
+
+
 def test_transformers_reads_the_model_of_the_folder(tmp_path):
     subject = subject_of("coconut")
     save_subject(subject, tmp_path)

@@ -17,7 +17,7 @@ import interp.results as results
 from experiments.bad_chains import SCORING, problems, scored_run, write_rows
 from interp.engine.loading import load
 from interp.errors import InputError, ModelError, StoreError
-from interp.jobs import tts, tts_runs
+from interp.jobs import runs, tts, tts_runs
 from interp.thinking.rules import Rules
 from interp.thinking.score import Problem, prepare, score_chain
 from interp.thinking.scored import ScoredChain
@@ -223,14 +223,14 @@ def test_a_part_is_refused_where_a_file_or_something_else_lies(folder, tmp_path)
     note = tmp_path / "note"
     note.write_text("mine")
     with says(StoreError, f"{note} is a file, and a run needs a folder: pick another."):
-        tts_runs.folder_of(run, "prune", note)
+        runs.folder_of(run.store, "prune", note)
     expected = (
         f"{tmp_path} is not empty and has no manifest.json, so it is not a run: pick another "
         "folder."
     )
     with says(StoreError, expected):
-        tts_runs.folder_of(run, "prune", tmp_path)
-    assert tts_runs.folder_of(run, "prune", None) == folder / "prune"
+        runs.folder_of(run.store, "prune", tmp_path)
+    assert runs.folder_of(run.store, "prune", None) == folder / "prune"
 
 
 def test_every_field_of_a_score_is_kept(folder):

@@ -31,11 +31,11 @@ CODI_TINY = Recipe(
     n_latents=4,
     levels=4,
     warm_up_loss=0.1,
-    stage_loss=0.2,
-    final_loss=0.01,
+    stage_loss=0.1,
+    final_loss=0.005,
     mix=0.4,
     fresh_optimizer=False,
-    updates=5000,
+    updates=8000,
     stage_updates=0,
 )
 
@@ -47,7 +47,7 @@ _TINY = {
     "cycle-no-latents": replace(COCONUT_TINY, kind="no_latents"),
     "cycle-no-curriculum": replace(COCONUT_TINY, no_curriculum=True),
     "cycle-codi": CODI_TINY,
-    "cycle-codi-no-latents": replace(CODI_TINY, kind="no_latents"),
+    "cycle-codi-no-latents": replace(CODI_TINY, kind="no_latents", stage_updates=1500),
 }
 
 
