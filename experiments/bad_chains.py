@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 import interp
 import interp.results as results
-from experiments.bad_input import Ended, Found, Wrong, called, files, judged, ran, tell, watched
+from experiments.refusals import Ended, Found, Wrong, called, judged, ran, tell, undone, wrongs
 from interp.directions import load_all, save_all
 from interp.engine.model import Model
 from interp.jobs import tts, tts_direction, tts_runs
@@ -187,7 +187,7 @@ def wrong_problems() -> list[Wrong]:
         "target='gold' without one": lambda: problem(Rules(target="gold")),
         "think='close' without a block": lambda: problem(Rules(think="close")),
     }
-    return _wrongs("problems", calls)
+    return wrongs("problems", calls)
 
 
 def wrong_sets() -> list[Wrong]:
@@ -236,7 +236,7 @@ def wrong_sets() -> list[Wrong]:
         "shuffled, nothing to shuffle": lambda: direction.shuffled_labels(apart(), 0),
         "bins=((0.5, 0.2),)": lambda: bin_directions(thinker(), run().chains, ((0.5, 0.2),)),
     }
-    return _wrongs("sets", calls)
+    return wrongs("sets", calls)
 
 
 def wrong_directions() -> list[Wrong]:
@@ -267,7 +267,7 @@ def wrong_directions() -> list[Wrong]:
         "token_span past the end": lambda: token_span(thinker().tokenizer, text, 3, 99),
         "token_span in a token": lambda: token_span(thinker().tokenizer, text, 1, 2),
     }
-    return _wrongs("directions", calls)
+    return wrongs("directions", calls)
 
 
 def wrong_tests() -> list[Wrong]:
@@ -300,7 +300,7 @@ def wrong_tests() -> list[Wrong]:
         "a check of no problem": lambda: checks.segments(run().chains, {"nobody": (0,)}),
         "a check at no step": lambda: checks.segments(run().chains, {run().chains[0].id: (99,)}),
     }
-    return _wrongs("steering tests", calls)
+    return wrongs("steering tests", calls)
 
 
 def wrong_prunings() -> list[Wrong]:
@@ -327,7 +327,7 @@ def wrong_prunings() -> list[Wrong]:
         "no chain": lambda: prune.prune(thinker(), [], Rules()),
         "two chains of one id": twice,
     }
-    return _wrongs("prune", calls)
+    return wrongs("prune", calls)
 
 
 def wrong_relatives() -> list[Wrong]:
@@ -361,7 +361,7 @@ def wrong_relatives() -> list[Wrong]:
         "a value of NaN": lambda: replace(value, value=float("nan")),
         "summarise of nothing": lambda: whole.summarise([]),
     }
-    return _wrongs("relatives", calls)
+    return wrongs("relatives", calls)
 
 
 def wrong_graphs() -> list[Wrong]:
@@ -387,11 +387,7 @@ def wrong_graphs() -> list[Wrong]:
         "a trace that goes back to Z": lambda: graph.parse_trace("A B backtrack Z C"),
         "a trace that ends in a mark": lambda: graph.parse_trace("A B backtrack"),
     }
-    return _wrongs("step graph", calls)
-
-
-def _wrongs(part: str, calls: dict[str, Callable[[], object]]) -> list[Wrong]:
-    return [Wrong(part, call, lambda _, make=make: make()) for call, make in calls.items()]
+    return wrongs("step graph", calls)
 
 
 PYTHON = (
@@ -499,14 +495,7 @@ def ended(command: str, words: str) -> Ended:
     """Run a command in this process, in the folder `materials`; what it wrote is undone."""
     given = ["--model", MODEL] if command == "tts" and "--" in words else []
     given += [] if "--out" in words or command == "tts" else ["--out", "made"]
-    with contextlib.chdir(materials()):
-        before = files()
-        end = watched(["interp", *command.split(), *words.split(), *given])
-        for name in end.wrote:
-            Path(name).unlink()
-        for name in before.keys() - files().keys():
-            Path(name).write_bytes(before[name])
-    return end
+    return undone(materials(), ["interp", *command.split(), *words.split(), *given])
 
 
 def commanded(command: str, words: str) -> Found:

@@ -11,18 +11,16 @@ serves to try a sweep: `experiment: experiments.bad_grids:EXPERIMENT`.
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.refusals import tell
 from interp.errors import InputError
 from interp.sweeps.experiment import Experiment, Made
 from interp.sweeps.grid import read_grid
@@ -256,16 +254,7 @@ def table(found: Sequence[Found]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, or with `--json` a line a grid; exit 1 where one is not refused."""
-    words = sys.argv[1:] if argv is None else argv
-    if list(words) not in ([], ["--json"]):
-        raise SystemExit("usage: python -m experiments.bad_grids [--json]")
-    found = rows()
-    if words:
-        print(*(json.dumps(asdict(row)) for row in found), sep="\n")
-    else:
-        Console(width=140).print(table(found))
-        print(f"{sum(row.holds for row in found)} of {len(found)} wrong grids are refused.")
-    raise SystemExit(0 if all(row.holds for row in found) else 1)
+    tell(rows, argv, module="bad_grids", told="wrong grids are refused.", lay=table)
 
 
 if __name__ == "__main__":

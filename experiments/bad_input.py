@@ -11,32 +11,23 @@ passes on the fixed probe text are not counted: they look at the model's archite
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import re
-import runpy
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import interp
+from experiments.refusals import Ended, Found, Wrong, called, judged, tell, watched
 from interp.attention_edits import Knockout, ReplacePattern, ScaleAttention
 from interp.data.pairs import PromptPair
 from interp.directions import Direction
 from interp.edits import Patch, Swap, ZeroAblate
-from interp.engine.identities import probe_ids
 from interp.engine.model import Model
 from interp.engine.sweep import At, sweep
-from interp.errors import InterpError
 from interp.metrics import LogitDiff, Rank
 from interp.patching.ablation import Reference, ablate
 from interp.patching.activation import patch
@@ -55,52 +46,6 @@ PAIR = PromptPair(CLEAN, CORRUPTED, " dog", " cat")
 DIFF = LogitDiff(5, 6)
 
 
-@dataclass(frozen=True)
-class Found:
-    """How one wrong call ended."""
-
-    part: str
-    """The primitive that was called."""
-    call: str
-    """The mistake, as it was written."""
-    error: str
-    """The class of the error; `usage` for what the argument parser refuses; empty for none."""
-    sentence: str
-    forwards: int
-    """Forward passes over a prompt before it was refused, beyond those that it takes to know."""
-    status: int | None = None
-    """Exit status of a command; None for a call from Python."""
-    wrote: tuple[str, ...] = ()
-    """Files that a refused command left behind."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether it was refused as it should be."""
-        refused = bool(self.error) and self.status in (None, 2)
-        return refused and bool(self.sentence) and not self.forwards and not self.wrote
-
-
-@contextlib.contextmanager
-def counted() -> Iterator[list[tuple[int, ...]]]:
-    """Inside the block, notes the shape of the token ids of each forward pass over a prompt.
-
-    Every pass embeds its tokens, a partial one too; tiny-llama embeds nothing else.
-    """
-    seen: list[tuple[int, ...]] = []
-
-    def note(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(module, torch.nn.Embedding):
-            probe = probe_ids(module.num_embeddings)
-            if not set(args[0].flatten().tolist()) <= set(probe):
-                seen.append(tuple(args[0].shape))
-
-    handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 # ---------------------------------------------------------------- calls from Python
 
 
@@ -108,18 +53,6 @@ def counted() -> Iterator[list[tuple[int, ...]]]:
 def subject() -> Model:
     """The model that the calls from Python are given."""
     return interp.load(MODEL)
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """One wrong call from Python."""
-
-    part: str
-    call: str
-    """As a user writes it."""
-    make: Callable[[Model], object]
-    needs: int = 0
-    """Forward passes without which nobody can know that it is wrong."""
 
 
 def wrong_sweeps() -> list[Wrong]:
@@ -417,21 +350,6 @@ PYTHON = (
 )  # fmt: skip
 
 
-def called(wrong: Wrong) -> Found:
-    """Make one wrong call and note how it ended."""
-    model = subject()
-    assert model.book  # found by a short pass of its own
-    with counted() as forwards:
-        try:
-            wrong.make(model)
-            kind, sentence = "", "accepted"
-        except InterpError as error:
-            kind, sentence = type(error).__name__, str(error)
-        except Exception as error:
-            kind, sentence = "", f"{type(error).__name__}: {error}"
-    return Found(wrong.part, wrong.call, kind, sentence, max(0, len(forwards) - wrong.needs))
-
-
 # ---------------------------------------------------------------- commands
 
 GOOD = json.dumps(vars(PAIR))
@@ -542,17 +460,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 """By command, the wrong words; each is run on tiny-llama, in a folder with `FILES`."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-    wrote: tuple[str, ...]
-    forwards: int
-
-
 def ended(command: str, words: str, *, model: str = MODEL) -> Ended:
     """Run `python -m interp.cli` in this process, in a folder of its own with `FILES`."""
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
@@ -564,92 +471,13 @@ def ended(command: str, words: str, *, model: str = MODEL) -> Ended:
         return watched(["interp", command, *words.split(), *given])
 
 
-def watched(argv: list[str]) -> Ended:
-    """Run a command in this process and note what it writes in the working folder."""
-    with counted() as forwards:
-        before = files()
-        status, out, err = ran(argv)
-        after = files()
-    wrote = tuple(sorted(name for name in after if after[name] != before.get(name)))
-    return Ended(status, out, err, wrote, len(forwards))
-
-
-def ran(argv: list[str]) -> tuple[int, str, str]:
-    """Run the command line as its module is run; exit status and what it printed."""
-    out, err, kept = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = argv
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_module("interp.cli", run_name="__main__")
-        status = 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
-    finally:
-        sys.argv = kept
-    return status, out.getvalue(), err.getvalue()
-
-
-def files() -> dict[str, bytes]:
-    """What lies in the working folder."""
-    paths = (path for path in Path().rglob("*") if path.is_file())
-    return {str(path): path.read_bytes() for path in paths}
-
-
-def judged(command: str, words: str, end: Ended) -> Found:
-    """Note how a command ended that was given one wrong argument."""
-    kind, sentence = "", (end.err or end.out).strip()[-300:]
-    if end.status == 2 and end.err.startswith("interp: ") and end.err.count("\n") == 1:
-        kind, sentence = "InterpError", end.err.removeprefix("interp: ").strip()
-    elif end.status == 2 and "Traceback" not in end.err + end.out:
-        kind, sentence = "usage", usage(end.err or end.out)
-    return Found(f"interp {command}", words, kind, sentence, end.forwards, end.status, end.wrote)
-
-
-def usage(text: str) -> str:
-    r"""What the argument parser says is wrong, without its frame and its help.
-
-    >>> usage("╭─ Error ─╮\n│ ──── │\n│ Unrecognized options: --outt │\n│ ──── │\n│ more │")
-    'Unrecognized options: --outt'
-    """
-    plain = re.sub(r"[│╭╮╰╯]", " ", text.partition("\n")[2])
-    parts = re.split(r"[-─]{3,}", plain)
-    return next((" ".join(part.split()) for part in parts if part.strip()), "")
-
-
 def rows() -> list[Found]:
     """Make every wrong call."""
-    found = [called(wrong) for wrong in PYTHON]
+    model = subject()
+    assert model.book  # found by a short pass of its own
+    found = [called(wrong, model) for wrong in PYTHON]
     given = [(name, words) for name, many in COMMANDS.items() for words in many]
     return found + [judged(name, words, ended(name, words)) for name, words in given]
-
-
-def table(found: Sequence[Found]) -> Table:
-    """Lay the rows out: the mistake, and what it is answered with."""
-    drawn = Table("called with", "error", "sentence", "refused", show_lines=True)
-    for row in found:
-        refused = "yes" if row.holds else f"NO: {row.forwards} forwards, wrote {len(row.wrote)}"
-        cells = (f"{row.part}: {row.call}", row.error or "none", row.sentence, refused)
-        drawn.add_row(*(escape(cell) for cell in cells))
-    return drawn
-
-
-def tell(
-    rows: Callable[[], Sequence[Found]], argv: Sequence[str] | None, *, module: str, told: str
-) -> None:
-    """Print the table of `rows()`, or with `--json` a line a row; exit 1 where one does not hold.
-
-    `module` is the name of the list in this folder; `told` ends the sentence "5 of 7 ...".
-    """
-    words = sys.argv[1:] if argv is None else argv
-    if list(words) not in ([], ["--json"]):
-        raise SystemExit(f"usage: python -m experiments.{module} [--json]")
-    found = rows()
-    if words:
-        print(*(json.dumps(asdict(row)) for row in found), sep="\n")
-    else:
-        Console(width=160).print(table(found))
-        print(f"{sum(row.holds for row in found)} of {len(found)} {told}")
-    raise SystemExit(0 if all(row.holds for row in found) else 1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -187,8 +187,10 @@ yaxis = {"title": "Problems answered right", "tickformat": ".0%", "range": [0, 1
 show(figure, title, yaxis=yaxis, height=400)
 
 # %% [markdown]
-# The Coconut solves the task. Controls without a chain of vectors stay where one gets by knowing a
-# hop or two from both ends and guessing the rest. So there is something here to look into.
+# The Coconut solves the task, and the controls stay well below it. They are not at zero: a model
+# that finds some hops from both ends, all in one pass, can guess among the few nodes that are
+# left. What the latent steps are worth is the difference, not the whole. So there is something here
+# to look into.
 #
 # ## What a step holds
 #
@@ -244,16 +246,17 @@ bars = [
 fits = sum(row["hit"] > 0.5 for row in acts)
 title = f"A donor's step brings its node along at {fits} of {len(acts)} steps"
 yaxis = {"title": "Answers as foretold", "tickformat": ".0%", "range": [0, 1.08]}
-show(bars, title, yaxis=yaxis, height=420, barmode="group")
+show(bars, title, yaxis=yaxis, height=440, barmode="group", legend=charts.LEGEND_BELOW["legend"])
 
 # %% [markdown]
-# At most steps the theory holds: as far as the model's own use of it goes, the vector *is* the
-# node, and what comes out is an answer that, as a rule, neither problem has by itself.
+# At most steps the theory fits, far above the null: as far as the model's own use of it goes, the
+# vector *is* the node, and what comes out is an answer that, as a rule, neither problem has by
+# itself.
 #
-# Where the first bar is low, look at the second: there the donor's step often acts as the node
-# *before*, and the look-up is made one slot later than we thought. And look at the last column of
-# the table. The nearest word may say node t where the vector acts as another one: to read is not to
-# intervene.
+# Where the first bar is low, look at the second: the donor's step may act as the node *before*, and
+# then the look-up is made one slot later than we thought. Where both are low, the step may not be
+# used at all; the next section tells. And compare the last column of the table: what the nearest
+# word says and what the vector does can differ either way. To read is not to intervene.
 #
 # ## Does the answer need it?
 #
@@ -453,14 +456,18 @@ bars = [
         ("keys and values alone", "cache", VERMILION),
     )
 ]
-title = f"The first steps act by the next vector, h_{coconut.n_steps} by its keys and values"
+pairs = zip(roads["recurrence"], roads["cache"], strict=True)
+turn = next(relay["step"] for relay, kept in pairs if kept["flip"] >= relay["flip"])
+title = f"The first steps act by the next vector; from h_{turn} on, by keys and values"
 yaxis = {"title": "Answers flipped", "tickformat": ".0%", "range": [0, 1.08]}
-show(bars, title, yaxis=yaxis, height=420, barmode="group")
+show(bars, title, yaxis=yaxis, height=440, barmode="group", legend=charts.LEGEND_BELOW["legend"])
 
 # %% [markdown]
-# A relay: each step hands its node to the next one, and what it leaves in the cache hardly matters.
-# Only the last step has nobody to hand it to. The vector that it makes is never fed, so by
-# recurrence it flips nothing at all, and the answer looks it up in the cache.
+# A relay: the first steps hand on what they hold to the next vector, and what they leave in the
+# cache hardly matters. Then the road changes: the answer looks up the last node that it needs in
+# the cache. The vector that the last step makes is never fed, so by recurrence that step flips
+# nothing at all. If it flips little by either road, it is not needed: closing the thought is a
+# pass, too, with a look-up of its own.
 #
 # ## The same edits on the others
 #
@@ -494,6 +501,10 @@ else:
 # Read the accuracy first. A control that guesses changes its guess when its slots are disturbed, so
 # a flip alone is no sign of reasoning. Where all problems have the same vector, as with a pause
 # token, a donor has nothing to bring: that is marked and not counted as "no effect".
+#
+# A model may also solve the task, need its steps, and still not fit "holds node t": then they hold
+# something else, or hold it together. CODI is taught to arrive where a model in words arrives, not
+# to pass its nodes one by one. And where zero and a donor disagree by much, see above.
 #
 # ## When is the answer settled?
 #
@@ -555,7 +566,7 @@ for name, each in found.items():
     ]
     print(render(lines, "table"), "\n")
 title = "Bits still needed to tell which answer comes, and the share that has committed"
-show(charts.commitment_panels(curves, tells), title, width=980)
+show(charts.commitment_panels(curves, tells), title, width=1100)
 
 # %% [markdown]
 # The planted moment is found: the vector knows one step before the model says so, and shuffled
@@ -565,8 +576,8 @@ show(charts.commitment_panels(curves, tells), title, width=980)
 # finds. That fits a relay: noise at any step can still turn it, and the node that it holds half-way
 # is not the answer yet. There is no sign of two answers that are both kept alive and then decided
 # between. But a probe tells what *it* can find, linearly and from few problems, so its bits are an
-# upper bound: if it lags behind the read-out at the last step, where a donor's vector carries the
-# answer along, then the probe is what falls short.
+# upper bound. Where it lags behind the read-out at the end, the answer may stand in the vector in
+# another form, or in the cache alone.
 #
 # ## What this shows, and what it does not
 #

@@ -412,7 +412,7 @@ def check_subjects(text: str) -> None:
     solve = {"coconut", "explicit", "codi"}
     for name, ours in (("codi", "codi"), ("", "coconut")):
         rivals = [n for n in right if n not in solve and n.startswith("codi") == (name == "codi")]
-        assert all(right[rival] < right[ours] - 0.4 for rival in rivals)
+        assert all(right[rival] < right[ours] - 0.25 for rival in rivals)
     absent = re.findall("^not trained in this folder: (.*)", text, re.M)
     named = {*right, *(absent[0].split(", ") if absent else [])}
     assert {"pause", "no_recurrence", "no_latents", "no_curriculum", "explicit"} <= named
@@ -425,20 +425,21 @@ def check_steps(text: str) -> None:
     late = [leading(row["acts as node t-1"]) for row in holds]
     assert len(fits) == 4 and sum(fit > 0.7 for fit in fits) >= 2
     assert max(leading(row["null"]) for row in holds) < 0.35
-    assert all(max(fit, behind) > 0.35 for fit, behind in zip(fits, late, strict=True))
     flips = {row["edit"]: row for row in table(text.split("that flip, with")[1], "edit ")}
     donor, zero, turned = (
         [leading(flips[name][f"step {t}"]) for t in range(1, 5)]
         for name in ("resample", "zero", "rotate_45")
     )
-    assert min(donor[:3]) > 0.7 and max(turned[:3]) < min(donor[:3]) - 0.2
-    assert max(abs(z - d) for z, d in zip(zero, donor, strict=True)) > 0.08
+    assert min(donor[:2]) > 0.7 and max(turned) < max(donor) - 0.2
+    assert max(abs(z - d) for z, d in zip(zero, donor, strict=True)) > 0.03
+    used = [i for i, flipped in enumerate(donor) if flipped > 0.3]
+    assert all(max(fits[i], late[i]) > 0.35 for i in used)
     assert [leading(flips["identity"][f"step {t}"]) for t in range(1, 5)] == [0] * 4
     assert leading(flips["swap"]["all"]) > 0.7
     *early, last = table(text, "k  A(k)")
     assert max(leading(row["A(k)"]) for row in early) < 0.3 and leading(last["A(k)"]) > 0.9
     nexts = [leading(row["next step"]) for row in early]
-    assert sum(share > 0.8 for share in nexts) >= 3 and min(nexts) > 0.4
+    assert sum(share > 0.7 for share in nexts) >= 3 and min(nexts) > 0.4
     assert leading(early[-1]["answer, forced"]) > 0.8
 
 
@@ -471,6 +472,7 @@ def check_influence(text: str) -> None:
     relay, cache = roads["recurrence"], roads["cache"]
     assert relay[-1] == 0 and cache[-1] == roads["input"][-1]
     assert all(r > c + 0.3 for r, c in zip(relay[:2], cache[:2], strict=True))
+    assert max(cache[2:]) > 0.3
 
 
 def check_others(text: str) -> None:
@@ -484,7 +486,9 @@ def check_others(text: str) -> None:
     if ("pause", "zero") in found:
         assert found["pause", "resample"] == found["pause", "holds node t"] == [None] * 4
     for name in {"explicit", "codi"} & {name for name, _ in found}:
-        assert max(share or 0 for share in found[name, "holds node t"]) > 0.7
+        assert max(flip or 0 for flip in found[name, "resample"]) > 0.5
+    if ("explicit", "zero") in found:
+        assert max(share or 0 for share in found["explicit", "holds node t"]) > 0.7
 
 
 def check_commitment(text: str) -> None:

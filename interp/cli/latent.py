@@ -14,6 +14,10 @@ from interp.cli.shared import Out, print_table, say, settings_of
 
 SHAPE = ("locality", "span", "early_out", "late_in")
 Edge = Literal["input", "kv", "both", "recurrence", "cache"]
+Kind = (
+    Literal["auto", "soft-thinking"]
+    | Literal["coconut", "codi", "pause", "no_recurrence", "no_latents", "explicit"]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +68,9 @@ class LatentRollout:
     """Problems kept apart for means and donors; of a file the last ones."""
     seed: int = 0
     """Of generated problems."""
-    kind: Literal["auto", "soft-thinking"] = "auto"
-    """soft-thinking lets any chat model reason in mixtures of its tokens, without training."""
+    kind: Kind = "auto"
+    """soft-thinking lets any chat model reason in mixtures of its tokens, without training; auto
+    takes what the files say, the others say what a published checkpoint is run as."""
     steps: int | None = None
     """Steps of soft thinking (8), or of a published checkpoint (6)."""
     base: str | None = None
@@ -186,9 +191,10 @@ class LatentInfluence(_OnLatentRun):
     def main(self, console: Console) -> int:
         """Run the command; return the exit status."""
         from interp.jobs import latent_parts as job
+        from interp.jobs.runs import rows as rows_of
 
         done = job.find_influence(self._where(), settings_of(self, job.InfluenceSettings), console)
-        rows = done.store.rows("influence_shape")
+        rows = rows_of(done.store, "influence_shape")  # none where a subject has one step
         print_table(console, ("operator", *SHAPE, "total", "n_problems"), by_metric(rows))
         null = next((row["identity_total"] for row in rows), None)
         say(console, f"Identity null: {null} nats over all t < s (0.0 is right).")

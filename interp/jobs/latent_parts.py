@@ -246,6 +246,9 @@ def influence_tables(store: results.Store, settings: InfluenceSettings) -> Rows:
         raise InputError(f"There is no effect to score; {why}")
     rows, silent = influence_rows.acting(found)
     every = matrices(rows)
+    if all(row["t"] == row["s"] for row in rows):  # one step: nothing travels
+        only = [row for of in every for row in of.rows()]
+        return {"influence": _of_preset(settings, only), "latent_silent": silent}
     named = {each.operator: each for each in every}
     identity = named.get("identity")
     real = [each for each in every if each.operator != "identity"]

@@ -54,8 +54,8 @@ def rollout(loading: Loading, problems: Problems, *, out: Path, console: Console
         role = "calibration" if sound else "scored"
         why = next(row for row in bad if row["role"] == role)
         raise InputError(
-            f"Too few {role} problems can be run ({len(kept) if sound else 0}); problem "
-            f"{why['id']!r}: {why['reason']}"
+            f"Too few {role} problems can be run: {len(kept) if sound else 0}. The first of the "
+            f"others, {why['id']!r}: {str(why['reason']).rstrip('.')}."
         )
     store = runs.begin_store(
         out,

@@ -34,10 +34,14 @@ SOFT_STEPS = 8
 """Most steps of soft thinking."""
 PUBLISHED_STEPS = 6
 """Latent steps of every published checkpoint."""
-Kind = Literal["auto", "soft-thinking"]
+Kind = (
+    Literal["auto", "soft-thinking"]
+    | Literal["coconut", "codi", "pause", "no_recurrence", "no_latents", "explicit"]
+)
+"""auto: what the files say. The others but soft-thinking are of published checkpoints."""
 FOR_PUBLISHED = ("base", "allow_pickle", "lora_alpha", "token_rows")
 """Options that say something of published checkpoints alone."""
-OF_OTHERS = ("steps", *FOR_PUBLISHED)
+OF_OTHERS = ("kind", "steps", *FOR_PUBLISHED)
 """Options that say nothing of a folder of ours."""
 
 SOURCES: Mapping[str, Callable[[int, int], Sequence[LatentProblem]]] = MappingProxyType(
@@ -91,6 +95,7 @@ class Loading:
             found = load_checkpoint(
                 self.model,
                 base=self.base,
+                kind=None if self.kind == "auto" else self.kind,
                 n_steps=self.steps or PUBLISHED_STEPS,
                 allow_pickle=self.allow_pickle,
                 lora_alpha=self.lora_alpha,
@@ -103,7 +108,7 @@ class Loading:
     def _require_unset(self, what: str, names: Sequence[str]) -> None:
         """Refuse options that would change nothing."""
         for name in names:
-            if getattr(self, name):
+            if getattr(self, name) not in (None, False, "auto"):
                 flag = name.replace("_", "-")
                 raise InputError(f"{what} takes no --{flag}: leave it out.")
 

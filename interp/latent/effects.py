@@ -20,6 +20,7 @@ from interp.errors import InputError
 from interp.latent.calibration import Calibration
 from interp.latent.hf import HFSubject
 from interp.latent.layout import Layout, Target
+from interp.latent.operators import Operator
 from interp.latent.state import Closed
 from interp.latent.subject import Forced, Subject
 from interp.stats import FEW_CLUSTERS, Interval, cluster_bootstrap, wilson
@@ -223,6 +224,17 @@ def sift(
             f"Of {len(problems)} problems none can be run: give at least one that can.{why}"
         )
     return kept, refused
+
+
+def require_once(operators: Sequence[Operator]) -> None:
+    """Refuse an operator that is named twice: its rows could not be told apart.
+
+    Raises:
+        InputError: one is.
+    """
+    names = [each.name for each in operators]
+    if len(set(names)) != len(names):
+        raise InputError(f"Operators {', '.join(names)}: name each once.")
 
 
 def require_apart(problems: Sequence[LatentProblem], calibration: Calibration) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from interp.data.latent_problems import LatentProblem
 from interp.errors import InputError, SilentEditError, nearest
 from interp.latent.calibration import Calibration
-from interp.latent.effects import effects, finite, logprob, top1
+from interp.latent.effects import effects, finite, logprob, require_once, top1
 from interp.latent.interventions import Base, Edge, Lane, Reading, check, lane
 from interp.latent.layout import Target
 from interp.latent.nulls import By, ShuffledDonor
@@ -106,9 +106,7 @@ def lanes_of(
     if slots_per_step < 1:
         raise InputError(f"slots_per_step={slots_per_step}: a step of text takes 1 slot or more.")
     chosen = [operator_of(each) for each in operators]
-    names = [each.name for each in chosen]
-    if len(set(names)) != len(names):
-        raise InputError(f"Operators {', '.join(names)}: name each once.")
+    require_once(chosen)
     lanes = tuple(
         lane(t, operator, edge, seed)
         for t in range(1, subject.n_steps + 1)

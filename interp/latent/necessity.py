@@ -26,6 +26,7 @@ from interp.latent.effects import (
     in_chunks,
     logprob,
     require_apart,
+    require_once,
     same,
     share,
     sift,
@@ -164,9 +165,10 @@ def plan(
 
 def _drawn(operators: Sequence[str | Operator], draws: Sequence[int]) -> list[Operator]:
     """The operators but the identity, those that take from donors once a draw."""
+    chosen = [named(each) if isinstance(each, str) else each for each in operators]
+    require_once(chosen)
     found: list[Operator] = []
-    for each in operators:
-        operator = named(each) if isinstance(each, str) else each
+    for operator in chosen:
         if isinstance(operator, Resample):
             found += [replace(operator, draw=draw) for draw in draws]
         elif not isinstance(operator, Identity):

@@ -204,7 +204,6 @@ def _fill(subject: HFSubject, folder: Path) -> None:
     own = {k: v for k, v in found.items() if not k.startswith(PROJECTION)}
     dtype = next(iter(own.values())).dtype
     subject.hf.to(dtype).load_state_dict(own, strict=False)  # tied ones are left out of the file
-    subject.hf.tie_weights()
     if isinstance(subject, Codi):
         named = {k.removeprefix(PROJECTION): v for k, v in found.items() if k not in own}
         subject.projection.to(dtype).load_state_dict(named)

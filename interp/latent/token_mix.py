@@ -69,7 +69,7 @@ class TokenMix(Operator):
 def keep_top(embed: Embed) -> TokenMix:
     """The heaviest token alone: what greedy decoding would have fed.
 
-    Mixtures of one token stay as they are; where all are, the edit is refused as a silent one.
+    Mixtures of one token stay as they are, and are marked.
     """
 
     def rule(own: Mixture, at: At) -> Weighted:
@@ -144,7 +144,7 @@ def give_weights(embed: Embed, weights: Mapping[int, float], label: str = "given
 def donor_mix(embed: Embed, stratum: Stratum = "any", draw: int = 0) -> TokenMix:
     """Another problem's mixture at the same step.
 
-    A row without a donor, or whose donor has ended by then, keeps its own.
+    A row without a donor keeps its own; a thought that has ended by then gives nothing.
 
     Raises:
         EditError: there is no such stratum.
@@ -156,7 +156,7 @@ def donor_mix(embed: Embed, stratum: Stratum = "any", draw: int = 0) -> TokenMix
         given = giver.donors(at)
         theirs = bank.take([i or 0 for i in given])
         has = torch.tensor([i is not None for i in given], device=own.ids.device)
-        has = (has & theirs.seen[:, 0])[:, None]
+        has = has[:, None]
         width = max(own.ids.shape[1], theirs.ids.shape[1])
         mine, other = _wide(own, width), _wide(theirs, width)
         return torch.where(has, other[0], mine[0]), torch.where(has, other[1], mine[1])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from interp.errors import InputError, MissingPackageError, ModelError, nearest
@@ -179,10 +180,10 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def weights_hash(hf: PreTrainedModel) -> str:
-    """Hash a model's parameters and buffers by name, type, shape and bytes (sha256, 32 hex)."""
+def weights_hash(module: nn.Module) -> str:
+    """Hash a module's parameters and buffers by name, type, shape and bytes (sha256, 32 hex)."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(hf.state_dict().items()):
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")

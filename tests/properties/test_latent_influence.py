@@ -57,7 +57,7 @@ def test_batches_and_their_order_change_no_number(kind, edge, order, rows, archi
 
 @settings(deadline=None, derandomize=True, max_examples=3)
 @given(KINDS, EDGES, st.integers(0, 99), st.sampled_from([torch.float32, DOUBLE]))
-def test_the_identity_is_zero_and_nothing_acts_backwards(kind, edge, seed, dtype):
+def test_check_2_the_identity_is_zero_and_nothing_acts_backwards(kind, edge, seed, dtype):
     subject, bank = random_subject(kind, dtype=dtype), calibration(kind, dtype=dtype)
     found = influence(
         subject, ragged([0, 2]), bank, operators=("rotate",), edge=edge, seeds=(seed,)

@@ -53,7 +53,7 @@ def uncached(subject: HFSubject, question: str, steps: int) -> tuple[list[Tensor
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_cached_rollout_is_the_uncached_one_at_every_step(architecture):
+def test_check_3_the_cached_rollout_is_the_uncached_one_at_every_step(architecture):
     subject = random_subject(architecture=architecture)
     for problem in ragged((0, 4)):
         rollout = roll_out(subject, subject.prefill([problem]))
@@ -66,7 +66,7 @@ def test_the_cached_rollout_is_the_uncached_one_at_every_step(architecture):
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_ragged_batch_equals_single_problems_in_any_order(architecture):
+def test_check_4_a_ragged_batch_equals_single_problems_in_any_order(architecture):
     subject, problems = random_subject(architecture=architecture), ragged(CUTS)
     singles = [roll_out(subject, subject.prefill([problem])) for problem in problems]
     targets = [subject.target(problem.answer) for problem in problems]
@@ -123,7 +123,7 @@ def test_a_row_near_the_end_of_the_context_does_not_cut_short_the_others():
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["tiny-gpt2", "tiny-llama"])
-def test_a_parent_is_bit_identical_after_ten_branches(architecture):
+def test_check_5_a_parent_is_bit_identical_after_ten_branches(architecture):
     subject, bank = random_subject(architecture=architecture), calibration("coconut", architecture)
     base = base_run(subject, PROBLEMS[:3])
     before = [bits(state) for state in base.rollout.states]
@@ -174,7 +174,7 @@ def test_the_two_path_splits_recombine_to_the_whole_edit():
 
 
 @torch.no_grad()
-def test_an_identity_at_another_step_leaves_an_edit_as_it_is():
+def test_check_5_an_identity_at_another_step_leaves_an_edit_as_it_is():
     subject, bank = random_subject(), calibration()
     base = base_run(subject, PROBLEMS[:3])
     (alone,) = readings(subject, base, [lane(2, rotate())], bank, at="end")
@@ -190,7 +190,7 @@ def test_an_identity_at_another_step_leaves_an_edit_as_it_is():
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["coconut", "codi", "pause", "no_recurrence"])
-def test_a_branch_and_its_rollout_are_a_full_rerun(kind):
+def test_check_3_a_branch_and_its_rollout_are_a_full_rerun(kind):
     subject = random_subject(kind)
     rollout = roll_out(subject, subject.prefill(PROBLEMS[:3]))
     for t in range(5):

@@ -81,7 +81,7 @@ def as_codi(subject, hf, projection, *, start=V + 1, end=V + 2):
 
 
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-llama"])
-def test_a_bare_state_dict_of_coconut(tmp_path, name):
+def test_check_13_a_bare_state_dict_of_coconut(tmp_path, name):
     hf = random_model(name, added=3)
     folder = write_coconut(hf, tmp_path / "run")
     subject = load_checkpoint(
@@ -118,7 +118,7 @@ def test_the_controls_of_a_coconut_study_come_in_its_layout(tmp_path, kind, cls)
 
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-llama"])
-def test_codi_with_lora_merged_and_apart(tmp_path, name, merge):
+def test_check_13_codi_with_lora_merged_and_apart(tmp_path, name, merge):
     hf, projection = random_model(name, added=3), random_projection()
     pairs = lora_pairs(hf, name)
     save_safe(codi_state(hf, projection, pairs), tmp_path / "codi" / "model.safetensors")
@@ -137,7 +137,7 @@ def test_codi_with_lora_merged_and_apart(tmp_path, name, merge):
     as_codi(subject, hf, projection.double())
 
 
-def test_merged_and_apart_agree_and_lora_matters(tmp_path):
+def test_check_13_merged_and_apart_agree_and_lora_matters(tmp_path):
     hf, projection = random_model("tiny-gpt2", added=3), random_projection()
     pairs = lora_pairs(hf, "tiny-gpt2")
     save_safe(codi_state(hf, projection, pairs), tmp_path / "codi" / "model.safetensors")
@@ -219,7 +219,7 @@ def test_a_folder_of_codi_with_its_own_markers(tmp_path):
     as_codi(load_checkpoint(folder, n_steps=3), hf, projection)
 
 
-def test_the_two_readings_of_codis_rows_under_coconuts_names(tmp_path):
+def test_check_13_the_two_readings_of_codis_rows_under_coconuts_names(tmp_path):
     """Names start, end, latent over the rows pad, bot, eot; and a converter that moved the rows."""
     hf, projection = random_model("tiny-gpt2", added=3), random_projection()
     folder = write_folder(hf, tmp_path / "tts", MARKERS, projection)

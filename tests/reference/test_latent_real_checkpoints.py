@@ -48,7 +48,7 @@ def share_right(subject: Subject, file: Path, max_new_tokens: int) -> float:
     return right / len(asked)
 
 
-def test_codi_gpt2_has_the_published_size_and_accuracy():
+def test_check_14_codi_gpt2_has_the_published_size_and_accuracy():
     """144,499,200 weights; 43.7% on GSM8k (arXiv:2502.21074, table 1), within 1.5 points."""
     folder, base, test = map(named, ("INTERP_CODI_GPT2", "INTERP_GPT2", "INTERP_GSM8K_TEST"))
     found = read_checkpoint(folder, allow_pickle=True)
@@ -59,7 +59,7 @@ def test_codi_gpt2_has_the_published_size_and_accuracy():
     assert share_right(subject, test, 256) == pytest.approx(0.437, abs=0.015)
 
 
-def test_a_coconut_gpt2_loads_strictly(capsys):
+def test_check_14_a_coconut_gpt2_loads_strictly(capsys):
     """No accuracy is published for the community's checkpoints, so it is printed."""
     folder, base, test = map(named, ("INTERP_COCONUT_GPT2", "INTERP_GPT2", "INTERP_GSM8K_TEST"))
     own = folder.is_dir() and (folder / "config.json").is_file()

@@ -16,7 +16,7 @@ import pytest
 
 from experiments import bad_chains
 from experiments.bad_chains import BAD_ROWS, COMMANDS, PYTHON
-from experiments.bad_input import Found
+from experiments.refusals import Found
 
 ROOT = Path(__file__).parents[2]
 PLAIN = ("problems", "interp tts, a row")

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from experiments import bad_input
-from experiments.bad_input import COMMANDS, PYTHON, Found, Wrong, called, counted, ended
+from experiments.bad_input import COMMANDS, PYTHON, ended, subject
+from experiments.refusals import Found, Wrong, called, counted
+from interp.engine.identities import probe_ids
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,7 +103,7 @@ def test_a_call_that_runs_a_prompt_is_counted_and_does_not_hold():
     def sound(model):
         return model.run(bad_input.CLEAN)
 
-    found = called(Wrong("sweep", "nothing wrong", sound))
+    found = called(Wrong("sweep", "nothing wrong", sound), subject())
     assert (found.error, found.sentence, found.forwards) == ("", "accepted", 1)
     assert not found.holds
 
@@ -109,9 +111,9 @@ def test_a_call_that_runs_a_prompt_is_counted_and_does_not_hold():
         model.run(bad_input.CLEAN)
         return model.run(bad_input.CLEAN, capture="9.mlp_out")
 
-    found = called(Wrong("sweep", "wrong too late", late))
+    found = called(Wrong("sweep", "wrong too late", late), subject())
     assert (found.error, found.forwards, found.holds) == ("SiteError", 1, False)
-    assert called(Wrong("sweep", "it takes one to know", late, needs=1)).holds
+    assert called(Wrong("sweep", "it takes one to know", late, needs=1), subject()).holds
 
 
 def test_an_error_of_another_kind_does_not_hold():
@@ -129,9 +131,9 @@ def test_a_held_row_needs_everything():
 
 def test_the_count_leaves_no_hook_and_skips_the_probe():
     hooks = torch.nn.modules.module._global_forward_pre_hooks
-    model = bad_input.subject()
+    model = subject()
     with pytest.raises(KeyError), counted() as forwards:
-        model.run([bad_input.probe_ids(model.sizes.d_vocab)])
+        model.run([probe_ids(model.sizes.d_vocab)])
         model.run([[5, 6]])
         raise KeyError
     assert forwards == [(1, 2)]

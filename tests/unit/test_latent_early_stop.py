@@ -34,7 +34,7 @@ def test_a_planted_subject_states_the_node_of_the_last_step_consumed():
     assert {row["settled"] for row in found.commitment()} == {4}
 
 
-def test_a_stop_at_the_last_step_is_the_normal_run_bit_for_bit():
+def test_check_8_a_stop_at_the_last_step_is_the_normal_run_bit_for_bit():
     subject = random_subject()
     found = early_stop(subject, PROBLEMS)
     normal = accuracy(subject, PROBLEMS)
@@ -44,7 +44,7 @@ def test_a_stop_at_the_last_step_is_the_normal_run_bit_for_bit():
         assert last[row["id"]]["answer"] == row["answer"]
 
 
-def test_stopping_feeds_only_the_steps_before_it(monkeypatch):
+def test_check_8_stopping_feeds_only_the_steps_before_it(monkeypatch):
     subject = random_subject()
     problems = TASK.draw(3, seed=8)
     fed: list[tuple[int, int]] = []  # tokens of each call, and keys that it sees

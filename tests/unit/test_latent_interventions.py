@@ -115,6 +115,25 @@ def test_an_edit_that_changes_nothing_is_an_error():
         list(readings(subject, base, [lane(1, same, "recurrence")], bank))
 
 
+def test_an_edit_that_changes_nothing_is_marked_and_its_neighbours_keep_their_numbers():
+    subject, bank = random_subject("pause"), calibration("pause")
+    base = base_run(subject, PROBLEMS[:2])
+    targets = [subject.target(problem.answer) for problem in PROBLEMS[:2]]
+    lanes = [lane(3, Resample()), lane(3, zero())]
+    (both,) = readings(subject, base, lanes, bank, at="end", silent="mark")
+    (alone,) = readings(subject, base, lanes[1:], bank, at="end")
+    why = [acted.silent for (acted,) in both.acted]
+    assert why[0].startswith("resample at step 3 on the edge 'input' changed nothing in any of 2")
+    assert why[1:] == ["", ""] and both.acted[0][0].change.tolist() == [0.0, 0.0]
+    found = subject.force(both.closed, targets * 3).logprobs
+    clean = subject.force(both.clean, targets * 3).logprobs
+    silent, edited, null = both.split(found)
+    assert torch.equal(silent, both.split(clean)[0]) and torch.equal(null, both.split(clean)[2])
+    expected = subject.force(alone.closed, targets * 2).logprobs[:2]
+    torch.testing.assert_close(edited, expected, rtol=0, atol=1e-5)
+    assert not torch.equal(edited, both.split(clean)[1])
+
+
 def test_an_edit_whose_work_an_earlier_one_did_is_no_silent_one():
     subject = Hops()
     bank = calibrate(subject, OTHERS)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from interp.data.latent_problems import LatentProblem
 from interp.errors import EditError, InputError
 from interp.latent.calibration import calibrate
 from interp.latent.interchange import hop_on
 from interp.latent.necessity import TABLE, judged, necessity, summary
-from interp.latent.operators import Resample, rotate, zero
+from interp.latent.operators import Resample, Rule, rotate, zero
 from interp.latent.planted import zero_gain
 from tests.latent_cases import (
     OTHERS,
@@ -70,6 +71,31 @@ def test_a_vector_that_names_nothing_leaves_no_answer():
     assert table["zero"]["change"] == 1.0  # the norm of a one-hot vector
     assert table["identity"]["same"] == 30 and table["identity"]["accuracy"] == 1.0
     assert table["zero"]["ceiling"] == 7 / 8
+
+
+def test_a_row_in_which_an_edit_changes_nothing_is_marked_unless_a_donor_holds_the_same():
+    """Zeros for one problem alone: the others have no edit that could flip them."""
+    first = MANY[0].id
+
+    def formula(h, at):
+        keep = torch.tensor([key != first for key in at.keys])
+        return h * keep[:, None, None]
+
+    some = [Rule("some", formula), "resample"]
+    found = necessity(HOPS, MANY, BANK, some, steps=(2,), draws=(0,))
+    rows = [row for row in found.rows if row["operator"] == "some"]
+    assert {row["id"] for row in rows if not row["reason"]} == {first}
+    assert {row["reason"] for row in rows} == {"", "the edit changed nothing here"}
+    table = {row["operator"]: row for row in found.summary()}
+    assert (table["some"]["n_problems"], table["some"]["n_left_out"]) == (1, 29)
+    assert (table["resample"]["n_problems"], table["resample"]["n_left_out"]) == (30, 0)
+    assert any(r["change"] == 0 for r in found.rows if r["operator"] == "resample")
+    assert (table["identity"]["n_rows"], table["identity"]["n_left_out"]) == (30, 0)
+
+
+def test_operators_are_named_once():
+    with pytest.raises(InputError, match=r"^Operators zero, zero: name each once\.$"):
+        necessity(HOPS, MANY, BANK, ("zero", zero()))
 
 
 def test_the_whole_thought_of_a_donor_is_swapped_in_from_one_donor():

@@ -107,7 +107,7 @@ def test_noise_has_the_spread_that_its_formula_states():
 
 
 @pytest.mark.parametrize("degrees", [15.0, 30.0, 45.0, 90.0, 180.0])
-def test_a_rotation_turns_by_its_angle_and_keeps_the_norm(degrees):
+def test_check_7_a_rotation_turns_by_its_angle_and_keeps_the_norm(degrees):
     turned = made(rotate(degrees), H)
     own = H.vectors[:, 0]
     torch.testing.assert_close(turned.norm(dim=1), own.norm(dim=1), rtol=1e-6, atol=0)
@@ -117,14 +117,14 @@ def test_a_rotation_turns_by_its_angle_and_keeps_the_norm(degrees):
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.5, 20.0])
-def test_norm_preserving_noise_keeps_the_norm_and_turns_more_with_its_spread(sigma):
+def test_check_7_norm_preserving_noise_keeps_the_norm_and_turns_more_with_its_spread(sigma):
     noisy = made(noise_norm(sigma), H)
     own = H.vectors[:, 0]
     torch.testing.assert_close(noisy.norm(dim=1), own.norm(dim=1), rtol=1e-6, atol=0)
     assert float((noisy - own).norm()) > sigma / 100
 
 
-def test_a_direction_is_removed_and_nothing_else():
+def test_check_7_a_direction_is_removed_and_nothing_else():
     w = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
     left = made(remove_dir(w), H)
     bound = 1e-6 * H.vectors[:, 0].norm(dim=1) * w.norm()
@@ -135,7 +135,7 @@ def test_a_direction_is_removed_and_nothing_else():
     torch.testing.assert_close(made(remove_dir(plane), H)[1], torch.zeros(4), atol=1e-6, rtol=0)
 
 
-def test_interpolation_goes_from_the_step_to_the_other_operator():
+def test_check_7_interpolation_goes_from_the_step_to_the_other_operator():
     donor = made(Resample(), H)
     assert torch.equal(made(Interpolate(Resample(), 0.0), H), H.vectors[:, 0])
     assert torch.equal(made(Interpolate(Resample(), 1.0), H), donor)
@@ -214,6 +214,24 @@ def test_keys_and_values_of_a_donor_are_swapped_and_hidden_ones_only_hidden():
             plain.require_slot("kv")
 
 
+def test_a_chain_that_is_over_gives_nothing():
+    """At step 2 only y and z still go on; a whole thought comes from one that has every step."""
+    seen = torch.tensor([[False], [True], [True]])
+    bank = replace(BANK, nodes=(STEP_1, Node(STEP_2.vectors, seen)))
+    seeds = range(20)
+    for step, givers in ((1, {0, 1, 2}), (2, {1, 2})):
+        drawn = {i for seed in seeds for i in Resample().donors(at(step, seed=seed, bank=bank))}
+        assert drawn == givers
+    for seed in seeds:
+        firsts = Resample(whole=True).donors(at(1, seed=seed, bank=bank))
+        assert firsts == Resample(whole=True).donors(at(2, seed=seed, bank=bank))
+        assert set(firsts) <= {1, 2}
+    over = replace(bank, nodes=(STEP_1, Node(STEP_2.vectors, seen & False)))
+    assert Resample().donors(at(2, bank=over)) == (None, None)
+    assert torch.equal(made(Resample(), H, at(2, bank=over)), H.vectors[:, 0])
+    assert Resample().donors(at(1, bank=over)) == Resample().donors(at(1))
+
+
 def test_the_identity_gives_the_same_bits_in_new_tensors():
     same = Identity().node(H, at())
     assert torch.equal(same.vectors, H.vectors) and same.vectors is not H.vectors
@@ -245,7 +263,7 @@ def test_draws_belong_to_problem_step_and_seed(operator):
         assert not torch.equal(draw(), draw(step=2))
 
 
-def test_the_spread_comes_from_the_calibration_set_and_not_from_the_batch():
+def test_check_7_the_spread_comes_from_the_calibration_set_and_not_from_the_batch():
     large = node([100.0, 0.0, 0.0, 0.0], [0.0, 300.0, 0.0, 0.0])
     assert torch.equal(made(gaussian(), H), made(gaussian(), large))
     louder = replace(BANK, nodes=(STEP_1, node(*[[0.0, 0.0, 30.0, 0.0]] * 3)))

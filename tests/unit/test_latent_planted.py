@@ -132,7 +132,7 @@ SHAPES: dict[Any, list[list[int]]] = {
         ("random_twin", {}),
     ],
 )
-def test_influence_finds_what_was_planted(kind: Any, options: Any, edge: Any):
+def test_check_6_influence_finds_what_was_planted(kind: Any, options: Any, edge: Any):
     """To 1e-12: contents are whole numbers, so only the softmax rounds."""
     subject = Planted(kind, **options)
     problems = subject.draw(6)

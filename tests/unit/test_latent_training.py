@@ -1,4 +1,4 @@
-"""The training of latent reasoners: phases and tokens by hand, losses by hand, and what is refused."""
+"""The training of latent reasoners: phases, tokens and losses by hand, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The committed latent reasoners and their controls: what they score, and that they are themselves."""
+"""The committed latent reasoners and their controls: what they score, and whose they are."""
 
 from __future__ import annotations
 
