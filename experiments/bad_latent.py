@@ -314,7 +314,6 @@ def wrong_checkpoints() -> list[Wrong]:
     }
     calls: dict[str, Callable[[], object]] = {
         **kinds,
-        "a pickle of words": lambda: load("prose-pickle", allow_pickle=True),
         "a folder of ours": lambda: load("coconut"),
         "kind='coconutt'": lambda: load("plain", kind="coconutt"),
         "kind='codi' without projection": lambda: load("plain", kind="codi"),
@@ -580,6 +579,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "a/b/c",
         *CHECKPOINTS,
         "pickled",
+        "prose-pickle --allow-pickle",
         "cut",
         *ABOUT,
         "no-weights",

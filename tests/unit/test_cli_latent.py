@@ -84,7 +84,7 @@ def test_from_problems_to_every_part(interp, tmp_path):
     null = re.search(r"Identity null: ([\d.]+) nats", done.out)
     assert null and float(null[1]) > 0.01
 
-    words = ("--samples", 6, "--sigma", 2.0, "--shuffles", 1)
+    words = ("--samples", 6, "--sigma", 1.0, "--shuffles", 1)
     done = interp("latent", "commitment", run, *words)
     assert (done.status, done.err) == (3, "")
     assert cells(done.out, "read_out")[1] == "0" and cells(done.out, "probe")[1] == "1"

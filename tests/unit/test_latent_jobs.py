@@ -39,7 +39,7 @@ N, CALIBRATION = 10, 6
 QUIET = Console(file=io.StringIO())
 NECESSITY = NecessitySettings(operators=("zero", "resample", "swap"), draws=1, classes=8)
 INFLUENCE = InfluenceSettings(operators=("zero", "resample"))
-COMMITMENT = CommitmentSettings(samples=6, sigma=2.0, shuffles=1)
+COMMITMENT = CommitmentSettings(samples=6, sigma=1.0, shuffles=1)
 
 
 def rollout(out: Path, data: str = "cycle-hop", model: str = COCONUT, n: int = N, **more: Any):

@@ -38,7 +38,7 @@ def small(config: Config) -> Plan:
         necessity=NecessitySettings(operators=("zero",), classes=8),
         influence=InfluenceSettings(operators=("zero",)),
         released=InfluenceSettings(operators=("zero",), preset="released-code"),
-        commitment=CommitmentSettings(samples=6, sigma=2.0, shuffles=1),
+        commitment=CommitmentSettings(samples=6, sigma=1.0, shuffles=1),
     )
 
 
