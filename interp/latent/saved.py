@@ -203,7 +203,8 @@ def _fill(subject: HFSubject, folder: Path) -> None:
         )
     own = {k: v for k, v in found.items() if not k.startswith(PROJECTION)}
     dtype = next(iter(own.values())).dtype
-    subject.hf.to(dtype).load_state_dict(own, strict=False)  # tied ones are left out of the file
+    network: Any = subject.hf
+    network.to(dtype).load_state_dict(own, strict=False)  # tied ones are left out of the file
     if isinstance(subject, Codi):
         named = {k.removeprefix(PROJECTION): v for k, v in found.items() if k not in own}
         subject.projection.to(dtype).load_state_dict(named)
