@@ -48,6 +48,8 @@ RECORDS = TRAINED.parent
 CYCLE = ("coconut", "explicit", "pause", "no-recurrence", "no-latents", "no-curriculum")
 TOLD = ("codi", "codi-no-latents")
 """Trained on problems that name their number of hops."""
+CONTROLS = ("pause", "no-recurrence", "no-latents", "no-curriculum", "codi-no-latents")
+"""What they commit to is no question: they do not solve the task."""
 PUBLISHED = ("coconut-gsm8k", "coconut-prosqa", "coconut-prontoqa", "codi-gpt2", "codi-llama")
 SUBJECTS = (*CYCLE, *TOLD, "soft", *PUBLISHED)
 CLASSES = 8
@@ -141,9 +143,15 @@ def plan(config: Config) -> Plan:
             operators=(*operators, "shuffled_donor"), seeds=3 if paper else 1
         ),
         released=InfluenceSettings(operators=("zero", "resample"), preset="released-code"),
-        commitment=CommitmentSettings(samples=40 if paper else 20, sigma=SIGMA if small else 0.1),
+        commitment=_noise(config) if config.subject not in CONTROLS else None,
         rows=512 if small else 64,
     )
+
+
+def _noise(config: Config) -> CommitmentSettings:
+    small = config.subject in (*CYCLE, *TOLD)
+    samples = 40 if config.size == "paper" else 20
+    return CommitmentSettings(samples=samples, sigma=SIGMA if small else 0.1)
 
 
 def _soft(config: Config) -> Plan:

@@ -265,7 +265,7 @@ def _needs(name: str, controls: Sequence[str], *, told: bool, goals: dict[int, f
         table.append(row)
     ours, others = table[0], [row for row in table[1:] if row["subject"] != "explicit"]
     best = max(row["4 hops"] for row in others)
-    text = f"{ours['4 hops']:.1%} at 4 hops, the best control {best:.1%}; guessing 20% to 33%"
+    text = f"{ours['4 hops']:.1%} at 4 hops, the best control {best:.1%}"
     right = all(ours[f"{hops} hops"] >= goal for hops, goal in goals.items())
     return Measured(text, right and ours["4 hops"] - best >= 0.40, tuple(table))
 
