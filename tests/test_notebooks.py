@@ -383,7 +383,7 @@ def test_the_commands_of_the_third_notebook_work(tmp_path, monkeypatch, capsys):
     for line in re.findall(r"^(?:interp|python) .*", last, re.M):
         words = shlex.split(line)
         if words[0] == "interp":
-            name = words[2] if words[2] in runs.PARTS else words[1]
+            name = words[2] if words[2] in runs.SCORED_PARTS else words[1]
             thinks = ["--model", str(tts_study.RECORDS / "thinker")] if words[1] == "tts" else []
             with pytest.raises(SystemExit) as stop:
                 cli.main([*words[1:], *thinks, *QUICK.get(name, [])])
@@ -393,7 +393,7 @@ def test_the_commands_of_the_third_notebook_work(tmp_path, monkeypatch, capsys):
         else:
             assert tyro.cli(tts_study.Config, args=words[3:]).subject == words[-1]
         ran.append(words[2])
-    parts = [tmp_path / "runs" / "mine" / name for name in runs.PARTS]
+    parts = [tmp_path / "runs" / "mine" / name for name in runs.SCORED_PARTS]
     assert all((part / "manifest.json").is_file() for part in parts)
     assert len(ran) == 8 and "experiments.tts_study" in ran
 
