@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("interp", "experiments", "figures")
 
 BASE = {"errors", "sites", "edits", "attention_edits", "metrics", "bases", "models"}
-SHARED = BASE | {"engine", "data", "stats", "directions"}
+SHARED = BASE | {"causal_models", "engine", "data", "stats", "directions"}
 METHODS = {"patching", "steering", "thinking", "latent", "alignment"}
 LIBRARY = SHARED | METHODS | {"diagrams", "results", "sweeps", "jobs", "cli"}
 
@@ -35,9 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"errors"},
     "bases": {"errors"},
     "diagrams": {"errors"},
+    "causal_models": {"errors", "diagrams"},
     "models": {"errors", "sites", "edits", "metrics"},
     "engine": BASE,
-    "data": {"errors", "models", "engine"},
+    "data": {"errors", "causal_models", "models", "engine"},
     "directions": {"errors", "sites", "edits", "bases", "models", "engine"},
     **dict.fromkeys(METHODS, SHARED),  # a method imports no other method
     "sweeps": {"errors", "stats", "results"},  # experiments are found by name

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 from rich.console import Console
@@ -76,7 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        words = _words(list(sys.argv[1:] if argv is None else argv))
+        given = list(sys.argv[1:] if argv is None else argv)
+        if told := _help(given):
+            print(told)
+            sys.exit(0)
+        words = _words(given)
         command = tyro.cli(
             Command,
             prog="interp",
@@ -93,6 +97,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         status = 0
     sys.exit(status)
+
+
+def _help(words: list[str]) -> str | None:
+    """What a command that is nothing without a part says of its parts, where help is asked for."""
+    name = words[0] if words else ""
+    if words[1:] not in (["-h"], ["--help"]) or PARTS.get(name, ("", ()))[0] is not None:
+        return None
+    kinds = {kind.__metadata__[0].name: kind.__origin__ for kind in get_args(Command)}
+    said = {part: str(kinds[f"{name}-{part}"].__doc__).split("\n")[0] for part in PARTS[name][1]}
+    width = max(len(part) for part in said)
+    lines = [f"  {part:<{width}}  {text}" for part, text in said.items()]
+    return "\n".join([f"usage: interp {name} PART [-h] ...", "", *lines])
 
 
 def _words(words: list[str]) -> list[str]:

@@ -122,6 +122,16 @@ def test_a_part_must_be_named(interp, words, hint):
     )
 
 
+def test_the_help_of_latent_says_what_each_part_does(interp):
+    for word in ("-h", "--help"):
+        done = interp("latent", word)
+        assert done.status == 0
+        lines = done.out.splitlines()
+        assert lines[0] == "usage: interp latent PART [-h] ..."
+        assert [line.split()[0] for line in lines[2:]] == list(PARTS)
+        assert all(len(line.split()) > 5 for line in lines[2:])
+
+
 def test_the_help_of_interp_lists_the_five(interp):
     done = interp("--help")
     assert done.status == 0 and all(f"latent-{part}" in done.out for part in PARTS)
