@@ -189,6 +189,7 @@ class _Drive:
             self.executor.stop()
             self._tell("end")
         if self.computed:
+            Cells.open(self.store, write=True)  # removes what an earlier start's orphan left
             refresh(self.store)
         return Summary(self.plan, self.computed, time.monotonic() - started, stopped)
 

@@ -18,6 +18,7 @@ from interp.errors import DiskError, InputError, StoreError
 from interp.results import index as indexes
 from interp.results.cells import Cells
 from interp.results.files import Files
+from interp.results.manifest import machine
 from interp.sweeps import drive
 from interp.sweeps.drive import prepare, run_grid
 from interp.sweeps.executors.inline import Inline
@@ -54,6 +55,20 @@ def test_a_grid_is_computed_once(tmp_path, kind, workers):
     assert all(len(rows) in (2, 3) for rows in records(tmp_path).values())
     again = run_grid(grid(SIX), tmp_path, executor=kind(), workers=workers)
     assert (again.computed, again.plan.count("done")) == (0, 6)
+
+
+def test_what_an_orphan_of_an_earlier_start_leaves_during_a_sweep_is_gone_after_it(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / "cells" / f".part-{dead.pid}-{machine()}-1"
+
+    class Visited(Inline):
+        def stop(self):
+            left.mkdir()
+            super().stop()
+
+    run_grid(grid(SIX), tmp_path, executor=Visited())
+    assert not left.exists() and len(records(tmp_path)) == 6
 
 
 def test_executors_leave_the_same_records(tmp_path):
