@@ -1,4 +1,4 @@
-"""The command line: `interp demo|tts|latent|patch|path|circuit|steer|sweep|results|report|...`.
+"""The command line: `interp demo|tts|latent|align|patch|path|circuit|steer|sweep|...`.
 
 Exit status: 0 done, 1 a check failed, 2 bad input (one sentence, no traceback), 3 done but some
 rows were marked.
@@ -15,6 +15,7 @@ from typing import Annotated, get_args
 import tyro
 from rich.console import Console
 
+from interp.cli.align import Align
 from interp.cli.interventions import Circuit, Patch, Paths, Steer
 from interp.cli.latent import (
     LatentCommitment,
@@ -42,6 +43,7 @@ Command = (
     | Annotated[LatentNecessity, tyro.conf.subcommand("latent-necessity")]
     | Annotated[LatentInfluence, tyro.conf.subcommand("latent-influence")]
     | Annotated[LatentCommitment, tyro.conf.subcommand("latent-commitment")]
+    | Annotated[Align, tyro.conf.subcommand("align")]
     | Annotated[Patch, tyro.conf.subcommand("patch")]
     | Annotated[Paths, tyro.conf.subcommand("path")]
     | Annotated[Circuit, tyro.conf.subcommand("circuit")]

@@ -26,11 +26,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.causal_models import CausalModel, Variable
-from interp.data.counterfactuals import Table
+from interp.data.counterfactuals import Table, uniform
+from interp.data.running_sums import BASE, operand_inputs, running_sums
 from interp.errors import InputError
 
-BASE = 10
 VOCABULARY = tuple("0123456789*=#+()")
 """Token i is the i-th of these; a digit's id is its value."""
 TIMES, EQUALS, ANSWER, PLUS, OPEN, CLOSE = range(BASE, len(VOCABULARY))
@@ -236,22 +235,6 @@ def predicting(n_digits: int, n_thoughts: int = 0) -> tuple[int, ...]:
     return tuple(range(start, start + 2 * n_digits))
 
 
-def running_sum(n_digits: int, k: int) -> CausalModel:
-    """Return the algorithm that finds digit k by the running sum; its inner variables are chat_j.
-
-    Inputs are a0.. and b0.., the output c_k; `chat_j` for j up to k, each from the digits of its
-    place and from `chat_(j-1)`.
-
-    Raises:
-        InputError: the product has no digit k.
-    """
-    _require_place(n_digits, k)
-    made = [_sum_variable(j, n_digits) for j in range(k + 1)]
-    last = Variable(f"c{k}", (f"chat{k}",), lambda chat: chat % BASE)
-    names = tuple(digit_name(column, n_digits) for column in range(2 * n_digits))
-    return CausalModel(f"running sum to c{k}", names, (*made, last), f"c{k}")
-
-
 def alignment_table(data: Products, k: int, variables: tuple[str, ...] | None = None) -> Table:
     """Return products as inputs of interchange interventions on the running sum of digit k.
 
@@ -262,37 +245,8 @@ def alignment_table(data: Products, k: int, variables: tuple[str, ...] | None = 
     Raises:
         InputError: no digit k, or a variable that the algorithm lacks or no input varies.
     """
-    algorithm = running_sum(data.n_digits, k)
-    names = (f"chat{k}",) if variables is None else variables
-    columns = enumerate(data.operands.T)
-    values = algorithm.run({digit_name(i, data.n_digits): column for i, column in columns})
+    algorithm = running_sums(k, data.n_digits)
+    names = (f"chat_{k}",) if variables is None else variables
+    values = algorithm.run(operand_inputs(data.a, data.b))
     inputs = encode(data)[:, : predicting(data.n_digits)[k] + 1]
-    return Table(algorithm, names, inputs, values, _uniform)
-
-
-def _uniform(table: Table, n: int, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    n_variables = len(table.variables)
-    base = torch.randint(len(table), (n,), generator=stream)
-    sources = torch.randint(len(table), (n, n_variables), generator=stream)
-    sets = torch.randint(1, 2**n_variables, (n, 1), generator=stream)
-    return base, sources, (sets >> torch.arange(n_variables)) % 2 == 1
-
-
-def _sum_variable(j: int, n_digits: int) -> Variable:
-    """Return chat_j as a function of the digits of its place and of chat_(j-1)."""
-    terms = [(i, j - i) for i in range(n_digits) if 0 <= j - i < n_digits]
-    digits = tuple(name for i, other in terms for name in (f"a{i}", f"b{other}"))
-
-    def computed(*values: Tensor) -> Tensor:
-        pairs = zip(values[: len(digits) : 2], values[1 : len(digits) : 2], strict=True)
-        carry = values[-1] // BASE if j else 0
-        return torch.as_tensor(sum(a * b for a, b in pairs)) + carry
-
-    return Variable(f"chat{j}", digits + ((f"chat{j - 1}",) if j else ()), computed)
-
-
-def _require_place(n_digits: int, k: int) -> None:
-    if not 0 <= k < 2 * n_digits:
-        raise InputError(
-            f"c{k}: a product of two numbers of {n_digits} digits has c0 to c{2 * n_digits - 1}."
-        )
+    return Table(algorithm, names, inputs, values, uniform)

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.causal_models import CausalModel, Variable
 from interp.data.distributive import AND_OR, AND_OR_AND
 from interp.data.equality import ALGORITHMS as EQUALITY
-from interp.data.ioi_algorithm import ABAB, ABBA, IOI_ALGORITHM
+from interp.data.ioi import ALGORITHMS as IOI
 from interp.data.running_sums import operand_inputs, running_sums
 from interp.errors import InputError
 from tests.strategies import says
@@ -120,8 +120,9 @@ EQUAL = {name: BITS for name in ("x1", "x2", "x3", "x4", "first", "third")} | {
     name: [False, True] for name in ("left", "right", "label")
 }
 
-NAMES = {name: [0, 1] for name in ("pattern", "first", "second", "answer")} | {
-    "abab": [False, True]
+NAMES = {
+    **{name: [0, 1] for name in ("first", "second", "subject", "answer", "name", "repeated")},
+    "abab": [False, True],
 }
 
 
@@ -148,7 +149,7 @@ def joint_of(model: CausalModel, domains: dict[str, list], values: dict[str, Ten
         (AND_OR_AND, DISTRIBUTIVE),
         (AND_OR, DISTRIBUTIVE),
         *((m, EQUAL) for m in EQUALITY.values()),
-        (IOI_ALGORITHM, NAMES),
+        *((m, NAMES) for m in IOI.values()),
     ],
     ids=lambda case: getattr(case, "name", ""),
 )
@@ -218,17 +219,6 @@ def test_running_sums_hold_what_their_digit_needs_and_no_more():
     assert running_sums(2).inner == ("chat_0", "r_0", "chat_1", "r_1", "chat_2")
     assert running_sums(5).order[-2].parents == ("r_4",)
     assert running_sums(2).order[-2].parents == ("a0", "a1", "a2", "b2", "b1", "b0", "r_1")
-
-
-def test_the_ioi_algorithm_answers_with_the_bases_names_under_the_sources_pattern():
-    values = IOI_ALGORITHM.run(
-        {"pattern": ints(ABAB, ABBA), "first": ints(3, 5), "second": ints(4, 6)}
-    )
-    assert values["answer"].tolist() == [4, 5]
-    labels = IOI_ALGORITHM.interchange(
-        values, ints(0, 1, 0), ints(1, 0, 0)[:, None], torch.ones(3, 1) > 0, ["abab"]
-    )
-    assert labels.tolist() == [3, 6, 4]
 
 
 # ---------------------------------------------------------------- drawing

@@ -1,0 +1,289 @@
+"""Our interchange accuracies beside the published ones, cell by cell.
+
+    python -m experiments.align_reference                    # standard budget: hours of one core
+    python -m experiments.align_reference --budget smoke --parts orthogonal planted
+
+fits the maps of Sutter et al. 2025 (arXiv:2507.08802) to our networks, trained by the same recipe
+from the same seeds (`experiments.train_alignment_nets`), on the same algorithms, layers and sizes.
+`experiments/references/nlrd_iia.csv` holds what the authors' released results give: mean, sd,
+least and most over their networks. A mean of ours that lies within theirs is inside their seeds'
+range. One cell of the records is one fit, so a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import interp.results as results
+from experiments.parts import RECORDS, shown
+from interp.alignment.fitting import BUDGETS
+from interp.errors import InputError, InterpError, nearest
+from interp.jobs import runs
+from interp.jobs.align_cells import Bench, Fit, Kind, row_of
+from interp.jobs.align_guards import fit_of
+from interp.jobs.align_worlds import Classifiers
+from interp.jobs.tts import set_threads
+from interp.stats import cluster_bootstrap
+
+REFERENCE = Path(__file__).parent / "references" / "nlrd_iia.csv"
+NETS = RECORDS / "alignment_nets"
+PLANTED = ("and_or_and", "and_or")
+LAYERS = ("1", "2", "3")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some cells of the published tables: one kind of networks, one map, some algorithms."""
+
+    experiment: str
+    """As the reference names it: final, planted_and_or, progression (untrained: checkpoint 0)."""
+    nets: str
+    """Folder of the networks."""
+    map: str
+    algorithms: tuple[str, ...]
+    layers: tuple[str, ...] = LAYERS
+    kind: Kind = "trained"
+
+    @property
+    def task(self) -> str:
+        """The task of the networks."""
+        return "equality" if self.nets == "equality" else "distributive"
+
+    def fits(self, seeds: Sequence[int]) -> Iterator[Fit]:
+        """Every fit, network by network."""
+        size = 8 if self.task == "equality" else 12
+        for net in seeds:
+            for algorithm in self.algorithms:
+                for layer in self.layers:
+                    yield Fit(
+                        net=net,
+                        kind=self.kind,
+                        algorithm=algorithm,
+                        map=self.map,
+                        site=layer,
+                        size=size,
+                    )
+
+
+EQUALITIES = ("both_equality", "left_equality")
+PARTS: Mapping[str, tuple[Group, ...]] = {
+    "orthogonal": (
+        Group("final", "equality", "orthogonal", (*EQUALITIES, "first_argument")),
+        Group("final", "distributive", "orthogonal", PLANTED),
+    ),
+    "planted": tuple(
+        Group(f"planted_{name}", f"planted_{name}", kind, PLANTED, ("2",))
+        for kind in ("orthogonal", "identity", "revnet-10x24")
+        for name in PLANTED
+    ),
+    "revnet": (Group("final", "equality", "revnet-10x16", ("both_equality",)),),
+    "untrained": (
+        Group("progression", "equality", "orthogonal", ("both_equality",), kind="twin"),
+        Group("progression", "equality", "revnet-10x128", ("both_equality",), kind="twin"),
+    ),
+    "first": (
+        Group("final", "equality", "revnet-10x16", ("first_argument",)),
+        Group("final", "equality", "revnet-10x16", ("left_equality",)),
+        Group("progression", "equality", "revnet-10x128", ("first_argument",), kind="twin"),
+    ),
+    "width": tuple(
+        Group("width_sweep", "equality", f"revnet-1x{width}", ("both_equality",), ("1",))
+        for width in (1, 2, 4, 8, 16)
+    ),
+}
+"""What can be asked for; the first four are the rows that a comparison needs at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which parts, and how much is spent on each fit."""
+
+    parts: tuple[str, ...] = ("orthogonal", "planted", "revnet", "untrained", "width")
+    """orthogonal, planted, revnet, untrained, first, width."""
+    budget: str = "standard"
+    """smoke, standard or paper."""
+    nets: int = 5
+    """Networks of each kind: the first seeds of the ten."""
+    threads: int = 1
+    """Threads for arithmetic."""
+    out: Path = Path("runs") / "align_reference"
+    """Folder in which each part gets one."""
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise InputError(
+                    f"--parts {part}: there are {', '.join(PARTS)}.{nearest(part, PARTS)}"
+                )
+        if self.budget not in BUDGETS or not 2 <= self.nets <= 10:
+            raise InputError(
+                f"--budget {self.budget} --nets {self.nets}: a budget is one of "
+                f"{', '.join(BUDGETS)}, and there are 2 to 10 networks."
+            )
+
+
+def run(config: Config, console: Console) -> list[dict[str, Any]]:
+    """Fit what is not there yet, part by part; return the rows of the comparison."""
+    set_threads(config.threads)
+    rows: list[dict[str, Any]] = []
+    for part in config.parts:
+        store = _begin(config, part)
+        keys = [_cell(store, config, group, fit) for group, fit in _fits(config, part)]
+        runs.finish(store, keys)
+        console.print(f"{part}: {len(keys)} fits")
+        rows += compare(store.rows("align_fits"), published())
+    return rows
+
+
+def _fits(config: Config, part: str) -> Iterator[tuple[Group, Fit]]:
+    """The fits of a part, all maps of one network before the next network."""
+    for group in PARTS[part]:
+        for fit in group.fits(
+            _bench(group.task, group.nets, config.nets, config.budget).world.nets
+        ):
+            yield group, fit
+
+
+@lru_cache(maxsize=2)
+def _bench(task: str, nets: str, n: int, budget: str) -> Bench:
+    return Bench(Classifiers(task, n, NETS / nets), BUDGETS[budget])
+
+
+def _begin(config: Config, part: str) -> results.Store:
+    groups = [asdict(group) for group in PARTS[part]]
+    folders = sorted({group.nets for group in PARTS[part]})
+    return runs.begin_store(
+        config.out / part,
+        experiment="align_reference",
+        settings={"groups": groups, "budget": asdict(BUDGETS[config.budget])},
+        model={"name": "small classifiers", "nets": config.nets, "path": shown(NETS)},
+        data={"kinds": folders, "budget": config.budget},
+        seeds=[0],
+        device="cpu",
+    )
+
+
+def _cell(store: results.Store, config: Config, group: Group, fit: Fit) -> str:
+    about = {"experiment": group.experiment, "nets": group.nets, "budget": config.budget}
+    identity = {**about, "align": asdict(fit)}
+    key = results.cell_key(identity)
+    if not store.has(key):
+        bench = _bench(group.task, group.nets, config.nets, config.budget)
+        row, _ = row_of(bench, fit)
+        store.write(
+            key, identity, {"align_fits": [{**about, **row}]}, {"seconds": row["cpu_seconds"]}
+        )
+    return key
+
+
+def published(path: Path = REFERENCE) -> list[dict[str, str]]:
+    """Return the rows of the published results."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    return list(csv.DictReader(lines))
+
+
+def compare(
+    rows: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """Return one row for each cell of ours: mean, interval over networks, and the published range.
+
+    `inside` is whether our mean lies between the least and the most of their networks; None where
+    nothing was published.
+    """
+    cells: dict[tuple, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        fit = replace(fit_of(dict(row)), net=0)
+        cells.setdefault((row["experiment"], row["nets"], fit), []).append(row)
+    return [_compared(key, values, reference) for key, values in cells.items()]
+
+
+def _compared(
+    key: tuple[str, str, Fit], rows: Sequence[Mapping[str, Any]], reference: Sequence[Mapping]
+) -> dict[str, Any]:
+    experiment, nets, fit = key
+    values = [row["iia"] for row in rows]
+    spread = cluster_bootstrap(values, range(len(values)))
+    theirs = _published(experiment, fit, reference)
+    low, high = (float(theirs[name]) if theirs else None for name in ("min", "max"))
+    inside = None if low is None or high is None else low <= spread.estimate <= high
+    return {
+        "experiment": experiment,
+        "nets": nets,
+        "kind": fit.kind,
+        "algorithm": fit.algorithm,
+        "map": fit.map,
+        "layer": fit.site,
+        "size": fit.size,
+        "n_nets": len(values),
+        "iia": spread.estimate,
+        "iia_low": spread.low,
+        "iia_high": spread.high,
+        "sd": stdev(values) if len(values) > 1 else None,
+        "most": max(values),
+        "train_iia": fmean(row["train_iia"] for row in rows),
+        "published": float(theirs["mean"]) if theirs else None,
+        "published_sd": float(theirs["sd"]) if theirs else None,
+        "published_low": low,
+        "published_high": high,
+        "inside": inside,
+    }
+
+
+def _published(experiment: str, fit: Fit, reference: Sequence[Mapping]) -> Mapping | None:
+    """The published cell of a fit."""
+    named = {"identity": "identity_greedy"}.get(fit.map, fit.map.replace("revnet-", "revnet_"))
+    wanted = {
+        "experiment": experiment,
+        "map": named,
+        "algorithm": fit.algorithm,
+        "layer": fit.site,
+        "dims": str(fit.size),
+        "checkpoint": "0" if fit.kind == "twin" else "final",
+    }
+    found = [row for row in reference if all(row[name] == value for name, value in wanted.items())]
+    return found[0] if found else None
+
+
+def show(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the comparison."""
+    table = Table("networks", "algorithm", "map", "layer", "ours", "published", "range", "inside")
+    for row in rows:
+        known = row["published"] is not None
+        span = f"{row['published_low']:.3f} to {row['published_high']:.3f}" if known else "-"
+        table.add_row(
+            f"{row['nets']} {row['kind']}",
+            row["algorithm"],
+            row["map"],
+            row["layer"],
+            f"{row['iia']:.3f} ({row['iia_low']:.3f} to {row['iia_high']:.3f})",
+            f"{row['published']:.3f}" if known else "-",
+            span,
+            {True: "yes", False: "NO", None: "-"}[row["inside"]],
+        )
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the comparison; exit 2 on bad input."""
+    console = Console()
+    try:
+        rows = run(tyro.cli(Config, args=argv, description=__doc__), console)
+    except InterpError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    show(rows, console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""Alignment maps: a change of coordinates in which each variable of an algorithm has its own block.
+
+A map is a bijection of states `[n, d]`; `blocks` names the coordinates of each variable, and the
+rest is unused. An interchange overwrites the block of each active variable by that of its source
+and maps back: `h* = inverse(z*)`. Source: Geiger et al. 2023, arXiv:2303.02536; Sutter et al. 2025,
+arXiv:2507.08802.
+
+Here stand the interface and its simplest members; `interp.alignment.couplings`, `masks` and
+`fixed` hold the others, and `interp.alignment.families` builds any of them by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from interp.bases import random_basis
+from interp.errors import InputError
+
+Blocks = Mapping[str, Sequence[int]]
+"""The coordinates of each variable, in the order of the pairs' variables."""
+
+
+class AlignmentMap(nn.Module, ABC):
+    """A bijection of states at a site, with a block of coordinates for each variable.
+
+    Raises:
+        InputError: a block is empty, leaves the d coordinates, or shares one with another.
+    """
+
+    family: str = "map"
+    """The word that reports and records use."""
+    linear: bool = False
+    """Whether a variable's block is a subspace of states."""
+    exact: bool = False
+    """Whether a state swapped with itself keeps every bit."""
+
+    def __init__(self, d: int, blocks: Blocks) -> None:
+        super().__init__()
+        self.d = d
+        self._blocks = {name: tuple(int(i) for i in block) for name, block in blocks.items()}
+        _require_blocks(d, self._blocks)
+
+    @property
+    def blocks(self) -> dict[str, tuple[int, ...]]:
+        """The coordinates of each variable, in the order of the pairs' variables."""
+        return self._blocks
+
+    @abstractmethod
+    def forward(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n z"]:
+        """Return the coordinates of states."""
+
+    @abstractmethod
+    def inverse(self, latents: Float[Tensor, "n z"]) -> Float[Tensor, "n d"]:
+        """Return the states of coordinates."""
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables that have a block, in order."""
+        return tuple(self._blocks)
+
+    def swap(
+        self,
+        base: Float[Tensor, "n d"],
+        sources: Float[Tensor, "n variable d"],
+        active: Bool[Tensor, "n variable"],
+    ) -> Float[Tensor, "n d"]:
+        """Return base states with the blocks of active variables as in their sources.
+
+        All states that are needed are mapped at once; a source that is not active is not mapped.
+        """
+        n, rows, which = len(base), *active.nonzero(as_tuple=True)
+        latents = self(torch.cat([base, sources[rows, which]]))
+        own = torch.arange(n, device=base.device)[:, None].repeat(1, len(self.blocks) + 1)
+        own[rows, which] = torch.arange(n, len(latents), device=base.device)
+        return self.inverse(latents.gather(0, own[:, self._owners(latents.shape[1])]))
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """What fitting adds to the loss: nothing, unless a family says otherwise."""
+        return torch.zeros((), dtype=self.dtype)
+
+    def anneal(self, progress: float) -> None:
+        """Told by fitting how far it is, from 0 to 1; for families with a temperature."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters, float32 for a map without any."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers fitting may choose; the same before and after it."""
+        return sum(p.numel() for p in self.parameters())
+
+    def settings(self) -> dict[str, Any]:
+        """What it takes, beside weights and blocks, to build the map again."""
+        return {}
+
+    def _members(self, width: int) -> Bool[Tensor, "variable z"]:
+        """Which coordinates each variable has."""
+        owners = self._owners(width)
+        return owners == torch.arange(len(self.blocks))[:, None]
+
+    def _owners(self, width: int) -> Int[Tensor, " z"]:
+        """The number of the variable that has each coordinate; one more than the last for none."""
+        owners = torch.full((width,), len(self.blocks))
+        for i, block in enumerate(self.blocks.values()):
+            owners[list(block)] = i
+        return owners
+
+
+class Identity(AlignmentMap):
+    """Neurons as they are: each variable is a set of them.
+
+    >>> swap = Identity(2, {"x": [0]}).swap
+    >>> swap(torch.zeros(1, 2), torch.ones(1, 1, 2), torch.ones(1, 1, dtype=torch.bool)).tolist()
+    [[1.0, 0.0]]
+    """
+
+    family = "identity"
+    linear = True
+    exact = True
+
+    def forward(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return the states."""
+        return states
+
+    def inverse(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return the coordinates."""
+        return latents
+
+    def swap(
+        self,
+        base: Float[Tensor, "n d"],
+        sources: Float[Tensor, "n variable d"],
+        active: Bool[Tensor, "n variable"],
+    ) -> Float[Tensor, "n d"]:
+        """Take the neurons of active variables from their sources, bit for bit."""
+        new = base
+        for i, members in enumerate(self._members(self.d).to(base.device)):
+            new = torch.where(active[:, i, None] & members, sources[:, i], new)
+        return new
+
+
+class Subspace(AlignmentMap):
+    """Disjoint subspaces in one orthonormal basis `[d, k]`; the rest of the space stays.
+
+    `h* = h_b + sum over active v of (h_v - h_b) W_v W_v^T`, so a state swapped with itself keeps
+    every bit, at a cost of O(d k). Source: Geiger et al. 2023, arXiv:2303.02536, equation 3, in
+    low-rank form.
+    """
+
+    linear = True
+    exact = True
+
+    def basis(self) -> Float[Tensor, "d k"]:
+        """Return the orthonormal columns; `blocks` count them."""
+        raise NotImplementedError
+
+    def forward(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return coordinates in the basis, completed to a whole one by fixed directions."""
+        return states @ self._whole()
+
+    def inverse(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return the states of coordinates."""
+        return latents @ self._whole().T
+
+    def swap(
+        self,
+        base: Float[Tensor, "n d"],
+        sources: Float[Tensor, "n variable d"],
+        active: Bool[Tensor, "n variable"],
+    ) -> Float[Tensor, "n d"]:
+        """Move base states within the subspaces of active variables to their sources."""
+        basis = self.basis()
+        moved = torch.zeros_like(base)
+        for i, block in enumerate(self.blocks.values()):
+            columns = basis[:, list(block)]
+            change = torch.where(active[:, i, None], sources[:, i] - base, 0.0)
+            moved = moved + change @ columns @ columns.T
+        return base + moved
+
+    def subspace(self, variable: str) -> Float[Tensor, "k d"]:
+        """Return the orthonormal rows of one variable's subspace."""
+        return self.basis()[:, list(self.blocks[variable])].T
+
+    def _whole(self) -> Float[Tensor, "d d"]:
+        return completed(self.basis())
+
+
+class Rotation(Subspace):
+    """A learned orthonormal basis of rank k for all variables together: DAS.
+
+    The basis is a product of k Householder reflections, so it is orthonormal to rounding in any
+    dtype and after any update.
+
+    Args:
+        d: width of the site.
+        blocks: columns of the basis for each variable; together they are 0 to k - 1.
+        seed: of the starting basis, drawn uniformly.
+        start: a starting basis in place of that one; its columns must be orthonormal.
+
+    Source: Geiger et al. 2023, arXiv:2303.02536.
+    """
+
+    family = "orthogonal"
+
+    def __init__(
+        self, d: int, blocks: Blocks, *, seed: int = 0, start: Float[Tensor, "d k"] | None = None
+    ) -> None:
+        super().__init__(d, blocks)
+        self.seed = seed
+        used = sorted(i for block in self.blocks.values() for i in block)
+        if used != list(range(len(used))):
+            raise InputError(
+                f"The blocks of a rotation are columns 0 to {len(used) - 1}, each once; these are "
+                f"{used}: use consecutive_blocks."
+            )
+        if start is not None and start.shape != (d, len(used)):
+            raise InputError(
+                f"The starting basis is {list(start.shape)} and the blocks count {len(used)} "
+                f"columns of {d} rows: give {[d, len(used)]}."
+            )
+        self.turn = Columns(random_columns(d, len(used), seed) if start is None else start)
+
+    def basis(self) -> Float[Tensor, "d k"]:
+        """Return the orthonormal columns as they are now."""
+        return self.turn.weight
+
+    @property
+    def n_parameters(self) -> int:
+        """Degrees of freedom of k orthonormal columns: d(d-1)/2 for a square rotation."""
+        return degrees_of_freedom(*self.turn.weight.shape)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the seed of the starting basis."""
+        return {"seed": self.seed}
+
+
+def degrees_of_freedom(d: int, k: int) -> int:
+    """Return how many numbers choose k orthonormal columns in d dimensions.
+
+    >>> degrees_of_freedom(16, 16), degrees_of_freedom(24, 24), degrees_of_freedom(3, 1)
+    (120, 276, 2)
+    """
+    return d * k - k * (k + 1) // 2
+
+
+def random_columns(d: int, k: int, seed: int) -> Float[Tensor, "d k"]:
+    """Return k orthonormal columns drawn uniformly, in float64."""
+    return random_basis(k, d, seed, dtype=torch.float64).T
+
+
+def completed(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d d"]:
+    """Return orthonormal columns followed by fixed ones that complete them."""
+    complete, _ = torch.linalg.qr(basis.detach(), mode="complete")
+    return torch.cat([basis, complete[:, basis.shape[1] :]], dim=1)
+
+
+class Columns(nn.Module):
+    """Orthonormal columns that are learned: `weight` `[d, k]`, in float32.
+
+    Without torch's "trivialization", which completes the basis by torch's global random stream and
+    keeps it as rounded numbers, so that in float64 it would be orthonormal to 1e-7 only.
+
+    Raises:
+        InputError: the columns are not orthonormal.
+    """
+
+    weight: Tensor
+
+    def __init__(self, start: Float[Tensor, "d k"]) -> None:
+        super().__init__()
+        columns = start.detach().double()
+        off = columns.T @ columns - torch.eye(columns.shape[1], dtype=columns.dtype)
+        if not float(off.abs().max()) < 1e-3:
+            raise InputError(
+                f"The columns of the starting basis miss orthonormality by {off.abs().max():.1e}: "
+                "pass them through bases.orthonormal."
+            )
+        self.weight = nn.Parameter(columns.clone())
+        orthogonal(self, "weight", "householder", use_trivialization=False)
+        self.to(torch.float32)
+
+
+def consecutive_blocks(variables: Sequence[str], size: int) -> dict[str, tuple[int, ...]]:
+    """Return blocks of equal size, one after another from coordinate 0.
+
+    >>> consecutive_blocks(["left", "right"], 2)
+    {'left': (0, 1), 'right': (2, 3)}
+    """
+    ends = list(accumulate([size] * len(variables)))
+    return {name: tuple(range(end - size, end)) for name, end in zip(variables, ends, strict=True)}
+
+
+def _require_blocks(d: int, blocks: Mapping[str, tuple[int, ...]]) -> None:
+    if not blocks:
+        raise InputError("The map has no block: give the coordinates of at least one variable.")
+    taken: dict[int, str] = {}
+    for name, block in blocks.items():
+        outside = [i for i in block if not 0 <= i < d]
+        if not block or outside:
+            raise InputError(
+                f"The block of {name!r} is {list(block)}: give at least one coordinate, each from "
+                f"0 to {d - 1}."
+            )
+        for i in block:
+            if i in taken:
+                raise InputError(
+                    f"Coordinate {i} stands in the blocks of {taken[i]!r} and {name!r}: blocks of "
+                    "different variables are disjoint."
+                )
+            taken[i] = name

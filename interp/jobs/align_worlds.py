@@ -1,0 +1,233 @@
+"""Tasks with their networks: small classifiers on vectors, and language models on sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.alignment.interchange_training import Recipe, learn, plant
+from interp.alignment.language import LanguageSubject
+from interp.alignment.maps import consecutive_blocks
+from interp.alignment.subjects import LayerSubject, Subject
+from interp.data.alignment_tasks import Task, task_named
+from interp.data.counterfactuals import Table
+from interp.data.ioi import IOI
+from interp.engine.loading import load
+from interp.engine.model import Model
+from interp.errors import InputError
+from interp.jobs.align_cells import SEEDS, Kind, Split
+from interp.models.classifiers import load_classifiers, mlp, site
+from interp.models.weights import weights_hash
+
+NET_SEEDS = (4287, 3837, 9097, 2635, 5137, 6442, 5234, 4641, 8039, 2266)
+"""Of networks that are trained here: those of Sutter et al. 2025, arXiv:2507.08802."""
+HIDDEN_LAYERS = 3
+PLANTED_LAYER = 2
+LEARNING = Recipe(steps=9000, batch=1024)
+PLANTING = Recipe(steps=4000, batch=512)
+"""How networks are trained where no folder of them is given."""
+TRAINED_INPUTS = 262_144
+
+
+class Classifiers:
+    """A task on vectors, and networks of three hidden layers that solve it.
+
+    Args:
+        task: equality or distributive.
+        n: how many networks, and twins of them.
+        folder: of `experiments.train_alignment_nets`; without it they are trained when first used.
+    """
+
+    unseen = None
+    map_seeds = (0,)
+    sites = tuple(str(layer) for layer in range(1, HIDDEN_LAYERS + 1))
+
+    def __init__(self, task: str, n: int, folder: Path | None = None) -> None:
+        self._task: Task = task_named(task)
+        self.name, self._folder = task, folder
+        self.inputs = f"inputs of {task} as they are drawn for training"
+        self.width = self._task.width
+        self.algorithms = tuple(self._task.algorithms)
+        seeds = NET_SEEDS if folder is None else tuple(self._stored)
+        if not 1 <= n <= len(seeds):
+            raise InputError(f"--nets {n}: there are seeds for 1 to {len(seeds)} networks.")
+        self.nets = self.twins = seeds[:n]
+        self._planted: dict[int, tuple[str, nn.Sequential]] = {}
+        self.subject = lru_cache(maxsize=64)(self._subject)
+
+    def rivals(self, algorithm: str) -> tuple[str, ...]:
+        """Algorithms of the same behaviour and other variables."""
+        return self._task.rivals(algorithm)
+
+    def variables(self, algorithm: str) -> tuple[str, ...]:
+        """The inner variables of an algorithm."""
+        return self._task.algorithm(algorithm).inner
+
+    def table(self, algorithm: str, split: Split, n: int) -> Table:
+        """Inputs of a split, with an algorithm's variables."""
+        return self._task.table(algorithm, n, SEEDS[split], split=split)
+
+    def accuracy(self, net: int, kind: Kind) -> float:
+        """The share of test inputs that a network answers as the task does."""
+        inputs, labels = self._labelled("test", 10_000)
+        with torch.no_grad():
+            return float((self.net(net, kind)(inputs).argmax(1) == labels).double().mean())
+
+    def fingerprint(self, net: int, kind: Kind) -> str:
+        """A hash of the network's weights."""
+        return weights_hash(self.net(net, kind))
+
+    def net(self, net: int, kind: Kind) -> nn.Sequential:
+        """A network, its twin before training, or one with a planted algorithm."""
+        if kind == "twin":
+            return self._untrained(net)
+        return self._trained[net] if kind == "trained" else self._planted[net][1]
+
+    def plant(self, algorithm: str) -> tuple[int, str]:
+        """Plant an algorithm in one network; return its number and the site.
+
+        It is the subject of kind `planted` from now on.
+        """
+        seed = self.nets[0]
+        if self._planted.get(seed, ("", None))[0] == algorithm:
+            return seed, str(PLANTED_LAYER)
+        train, held = (self.table(algorithm, split, TRAINED_INPUTS) for split in SPLITS)
+        size = self._task.width // len(train.variables)
+        (made,) = plant(
+            [self._untrained(seed)],
+            [seed],
+            train,
+            held,
+            layer=PLANTED_LAYER,
+            blocks=consecutive_blocks(train.variables, size),
+            recipe=PLANTING,
+        )
+        self._planted = {seed: (algorithm, made.net)}
+        self.subject.cache_clear()
+        return seed, str(PLANTED_LAYER)
+
+    def _subject(self, net: int, kind: Kind, at: str) -> Subject:
+        if at not in self.sites:
+            raise InputError(
+                f"--sites {at}: the networks of {self.name} have the hidden layers "
+                f"{', '.join(self.sites)}."
+            )
+        return LayerSubject(self.net(net, kind), site(int(at)))
+
+    def _untrained(self, seed: int) -> nn.Sequential:
+        width = self._task.width
+        return mlp(width, width, HIDDEN_LAYERS, self._task.n_answers, seed)
+
+    @cached_property
+    def _stored(self) -> Mapping[int, nn.Sequential]:
+        assert self._folder is not None
+        return load_classifiers(self._folder)
+
+    @cached_property
+    def _trained(self) -> Mapping[int, nn.Sequential]:
+        if self._folder is not None:
+            return self._stored
+        starts = [self._untrained(seed) for seed in self.nets]
+        made = learn(
+            starts,
+            self.nets,
+            self._labelled("train", TRAINED_INPUTS),
+            self._labelled("validation", 10_000),
+            LEARNING,
+        )
+        return {seed: each.net for seed, each in zip(self.nets, made, strict=True)}
+
+    def _labelled(self, split: Split, n: int) -> tuple[Float[Tensor, "n width"], Tensor]:
+        table = self.table(next(iter(self._task.algorithms)), split, n)
+        return table.inputs, self._task.labels(table)
+
+
+SPLITS: tuple[Literal["train"], Literal["validation"]] = ("train", "validation")
+
+
+class Sentences:
+    """Indirect objects in sentences, and a language model that completes them.
+
+    One network has several map seeds in place of several networks; its twins are the same
+    configuration with random weights.
+
+    Args:
+        model: folder, registry name or Hugging Face id.
+        n: map seeds, and twins.
+    """
+
+    name = "ioi"
+    inputs = "sentences of 30 templates with the names that maps are fitted on"
+    unseen = "unseen names"
+
+    def __init__(self, model: str, n: int) -> None:
+        self._model = load(model)
+        self._task = IOI(self._model.tokenizer, answers="names")
+        self.sites = tuple(f"{i}.resid_post" for i in range(self._model.sizes.n_layers))
+        self.width = self._model.sizes.d_model
+        self.algorithms = tuple(self._task.algorithms)
+        self.nets, self.map_seeds, self.twins = (0,), tuple(range(n)), tuple(range(1, n + 1))
+        self.subject = lru_cache(maxsize=8)(self._subject)
+
+    def rivals(self, algorithm: str) -> tuple[str, ...]:
+        """Algorithms that answer alike on every sentence."""
+        return self._task.rivals(algorithm)
+
+    def variables(self, algorithm: str) -> tuple[str, ...]:
+        """The inner variables of an algorithm."""
+        return self._task.algorithms[algorithm].inner
+
+    def table(self, algorithm: str, split: Split, n: int) -> Table:
+        """Sentences of a split, with an algorithm's variables."""
+        where = "unseen names" if split == "unseen" else split
+        return self._task.table(algorithm, n, SEEDS[split], split=where, width=WIDTH)
+
+    def accuracy(self, net: int, kind: Kind) -> float:
+        """The share of test sentences whose most likely name is the right one."""
+        table = self.table(next(iter(self._task.algorithms)), "test", 500)
+        found = self.subject(net, kind, self.sites[-1]).cut(table.inputs).clean().argmax(1)
+        return float((found == self._task.labels(table)).double().mean())
+
+    def fingerprint(self, net: int, kind: Kind) -> str:
+        """A hash of the model's weights."""
+        return weights_hash(self.model(net, kind).hf)
+
+    def model(self, net: int, kind: Kind) -> Model:
+        """The model, or a twin with random weights."""
+        if kind == "trained":
+            return self._model
+        hf: Any = self._model.hf
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(net)
+            twin = type(hf)(hf.config).to(hf.dtype).eval()
+        return load(twin, tokenizer=self._model.tokenizer)
+
+    def _subject(self, net: int, kind: Kind, at: str) -> Subject:
+        return LanguageSubject(self.model(net, kind), at, answers=self._task.answer_tokens)
+
+
+WIDTH = 32
+"""Tokens of a row of sentences, shorter ones filled up."""
+
+
+def world(
+    task: str, *, nets: int, folder: Path | None, model: str | None
+) -> Classifiers | Sentences:
+    """Return a task with its networks.
+
+    Raises:
+        InputError: an unknown task, or options that say nothing of it.
+    """
+    if task != "ioi":
+        if model is not None:
+            raise InputError(f"--model {model}: {task} has small networks; leave it out.")
+        return Classifiers(task, nets, folder)
+    if model is None or folder is not None:
+        raise InputError("ioi needs a language model: give --model, and no --folder.")
+    return Sentences(model, nets)
