@@ -12,6 +12,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from interp.results import report_align as align
 from interp.results import report_causal as causal
 from interp.results import report_html as page
 from interp.results import report_latent as latent
@@ -31,7 +32,7 @@ from interp.results.step_profiles import missed_elsewhere, two_leg_table
 from interp.results.thinking_findings import legs_finding, shares
 
 CAUSAL = ("patch", "paths", "edges", "faithfulness", "doses")
-TABLES = ("chains", "steps", *CAUSAL, *thinking.TABLES, *latent.TABLES)
+TABLES = ("chains", "steps", *CAUSAL, *thinking.TABLES, *latent.TABLES, *align.TABLES)
 """The tables that a report draws; others are read with `interp results`."""
 
 TITLES = {
@@ -45,6 +46,7 @@ TITLES = {
     "steering": "Steering",
     **thinking.TITLES,
     **latent.TITLES,
+    **align.TITLES,
     "manifest": "How to make this again",
 }
 """Sections by their anchors."""
@@ -60,7 +62,7 @@ def render(manifest: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> 
 
     Raises:
         InputError: a step names an unknown problem or holds no finite score, or two rows describe
-            one cell of a map.
+            one cell of a map; or an alignment is said to be found without all its guards.
     """
     chains, steps = tables.get("chains", ()), tables.get("steps", ())
     rows = scored_rows(chains, steps)
@@ -76,7 +78,8 @@ def render(manifest: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> 
     if chains:
         sections += [_chain_section(chains, merged), _section("marked", page.marked_list(chains))]
     found = findings(rows)
-    parts = _causal(tables) | thinking.sections(tables) | latent.sections(tables)
+    parts = _causal(tables) | thinking.sections(tables)
+    parts |= latent.sections(tables) | align.sections(tables)
     for name, part in parts.items():
         sections.append(_section(name, part.body))
         charts |= part.charts

@@ -30,9 +30,14 @@ def place(map: str = "orthogonal", site: str = "1", algorithm: str = "both", **m
 def fit_row(net: int, iia: float, *, kind: str = "trained", train: float | None = None, **more):
     row = {"net": net, "kind": kind, "map_seed": 0, **place(**more), **near(iia)}
     row |= {"train_iia": iia + 0.01 if train is None else train, "validation_iia": iia}
-    row |= {"iia_sensitive": iia - 0.1, "iia_insensitive": iia + 0.1, "n_pairs": 1000}
+    row |= {"iia_sensitive": iia - 0.1, "iia_insensitive": min(1.0, iia + 0.1), "n_pairs": 1000}
     row |= {"n_sensitive": 500, "task_accuracy": 0.999, "noop": 0.0, "inverse": 1e-7}
-    return row | {"inverse_float64": 1e-15, "n_parameters": 120, "updates": 1000, "cpu_seconds": 1.0}
+    return row | {
+        "inverse_float64": 1e-15,
+        "n_parameters": 120,
+        "updates": 1000,
+        "cpu_seconds": 1.0,
+    }
 
 
 def fit_rows(map: str = "orthogonal", high: float = 0.9, twin: float = 0.5, **more: Any) -> Rows:
@@ -177,11 +182,11 @@ DRAWN = {
 @pytest.mark.parametrize("name", DRAWN)
 def test_plotly_draws_every_chart(name):
     spec = DRAWN[name]
-    drawn = go.Figure(spec)  # refuses an entry that Plotly does not know
+    go.Figure(spec)  # refuses an entry that Plotly does not know
     json.dumps(spec, allow_nan=False)
     assert all("hovertemplate" in trace for trace in spec["data"])
     for axis in {trace.get("xaxis", "x") for trace in spec["data"]}:
-        assert drawn.layout[f"xaxis{axis[1:]}"].title.text, (name, axis)
+        assert spec["layout"][f"xaxis{axis[1:]}"]["title"]["text"], (name, axis)
 
 
 def test_bars_are_means_over_networks_with_controls_and_train_iia_beside_them():
@@ -197,6 +202,7 @@ def test_bars_are_means_over_networks_with_controls_and_train_iia_beside_them():
     assert bars["Best baseline"]["y"] == pytest.approx([0.75])
     assert bars["Best baseline"]["text"] == ["constant answer 0.750"]
     assert bars["Network"]["text"][0] == "0.920 (0.900 to 0.940), train 0.930; n = 2"
+    assert "error_y" not in bars["Best baseline"]
     # networks at .90 and .94: redrawing them gives .04 on both sides, wider than .02 / sqrt(2)
     assert bars["Network"]["error_y"]["array"][0] == pytest.approx(0.02)
     marks = {t["offsetgroup"]: t for t in spec["data"] if t["type"] == "scatter"}
@@ -240,7 +246,7 @@ def test_sensitive_and_insensitive_pairs_stand_apart_with_the_map_on_top():
     assert sensitive["x"] == pytest.approx([0.82, 0.0, 0.1, 0.2, 0.3, 0.4])
     assert "constant answer" not in sensitive["y"]  # it has no value there
     assert len(bars["Insensitive: it must stay"]["x"]) == 7
-    assert DRAWN["baselines"]["layout"]["yaxis"]["categoryarray"][-1] == "the map"
+    assert DRAWN["baselines"]["layout"]["yaxis"]["categoryarray"][0] == "the map"
 
 
 def test_controls_have_train_beside_test_and_the_networks_interval_as_a_band():
@@ -281,12 +287,14 @@ def test_cells_outside_the_published_range_look_different_and_unpublished_ones_t
     marks = named(DRAWN["reference"])
     assert marks["Ours, outside the range"]["x"] == pytest.approx([0.62, 0.64, 0.92])
     assert marks["Ours, outside the range"]["marker"]["symbol"] == "x"
-    assert marks["Ours, nothing published"]["y"] == ["equality: both, pca, L1, 8"]
+    assert marks["Ours, nothing published"]["y"] == ["equality: both<br>pca, layer 1, size 8"]
     published = marks["Published mean and range"]
     assert published["x"] == [0.8] * 3
     assert published["error_x"]["array"] == pytest.approx([0.1] * 3)
     inside = named(charts.reference_ranges([compared("pca", 0.75)]))
-    assert inside["Ours, inside the range"]["text"] == ["0.750 (0.730 to 0.770), train 0.760; n = 5"]
+    assert inside["Ours, inside the range"]["text"] == [
+        "0.750 (0.730 to 0.770), train 0.760; n = 5"
+    ]
     assert "Ours, outside the range" not in inside
 
 
@@ -298,6 +306,7 @@ def test_the_sweep_is_over_hidden_sizes_and_leaves_other_maps_out():
     assert named(spec)["coupling map: ours, train"]["y"] == pytest.approx([0.63, 0.65, 0.93])
     assert named(spec)["coupling map: published"]["y"] == [0.8] * 3
     assert spec["layout"]["xaxis"]["type"] == "log"
+    assert [n["text"] for n in spec["layout"]["annotations"]] == ["both, layer 1, revnet-1xH"]
 
 
 def test_training_has_a_line_a_map():
