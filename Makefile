@@ -12,7 +12,7 @@ PINS := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 INSTALL := $(PINS) $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lab test figures tts-figures latent-figures bench check clean
+.PHONY: help venv demo lab test figures tts-figures latent-figures align-figures bench check clean
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ tts-figures: $(VENV)/.ready $(VENV)/.weights ## Make every record of the True-Th
 
 latent-figures: $(VENV)/.ready $(VENV)/.weights ## Make every record of the work on latent reasoning again, and its figures
 	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.latent_all --workers $(WORKERS)
+
+align-figures: $(VENV)/.ready ## Make every record of the work on causal alignment again, and its figures
+	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.align_all --workers $(WORKERS)
 
 bench: $(VENV)/.bench $(VENV)/.weights ## Time this workbench beside the field's other tools
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmarks

@@ -8,33 +8,37 @@ from the same seeds (`experiments.train_alignment_nets`), on the same algorithms
 `experiments/references/nlrd_iia.csv` holds what the authors' released results give: mean, sd,
 least and most over their networks. A mean of ours that lies within theirs is inside their seeds'
 range. One cell of the records is one fit, so a stopped run goes on where it was.
+
+The part `progression` fits maps to networks that are still learning; these are trained again when
+it starts, in about a minute.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 import interp.results as results
+from experiments import train_alignment_nets
 from experiments.parts import RECORDS, shown
+from experiments.study import condense
 from interp.alignment.fitting import BUDGETS
 from interp.errors import InputError, InterpError, nearest
 from interp.jobs import runs
 from interp.jobs.align_cells import Bench, Fit, Kind, row_of
-from interp.jobs.align_guards import fit_of
 from interp.jobs.align_worlds import Classifiers
 from interp.jobs.tts import set_threads
-from interp.stats import cluster_bootstrap
+from interp.results import align_reference
+from interp.results.align_reference import compare
 
 REFERENCE = Path(__file__).parent / "references" / "nlrd_iia.csv"
 NETS = RECORDS / "alignment_nets"
@@ -76,6 +80,35 @@ class Group:
                     )
 
 
+@dataclass(frozen=True)
+class Learning(Group):
+    """Cells of networks that are still learning the task."""
+
+    chunks: int = 1
+    """Of 131,072 samples each, on which they were trained."""
+
+
+class Unfinished(Classifiers):
+    """Networks of a task as they are after some chunks of training samples."""
+
+    def __init__(self, task: str, n: int, chunks: int) -> None:
+        super().__init__(task, n)
+        self._chunks = chunks
+
+    def net(self, net: int, kind: Kind) -> nn.Sequential:
+        """A network at its checkpoint; twins and planted ones as everywhere."""
+        if kind != "trained":
+            return super().net(net, kind)
+        return checkpoints(self.name, self.nets)[self._chunks][net]
+
+
+@lru_cache(maxsize=1)
+def checkpoints(task: str, seeds: tuple[int, ...]) -> Mapping[int, Mapping[int, nn.Sequential]]:
+    """Return networks by the chunks that they were trained on, and by seed: all trained at once."""
+    return train_alignment_nets.progression(task, seeds, at=CHUNKS)
+
+
+CHUNKS = (0, 1, 4, 8, 16)
 EQUALITIES = ("both_equality", "left_equality")
 PARTS: Mapping[str, tuple[Group, ...]] = {
     "orthogonal": (
@@ -101,6 +134,11 @@ PARTS: Mapping[str, tuple[Group, ...]] = {
         Group("width_sweep", "equality", f"revnet-1x{width}", ("both_equality",), ("1",))
         for width in (1, 2, 4, 8, 16)
     ),
+    "progression": tuple(
+        Learning("progression", "equality", kind, ("both_equality",), chunks=chunks)
+        for chunks in CHUNKS
+        for kind in ("orthogonal", "revnet-1x16")
+    ),
 }
 """What can be asked for; the first four are the rows that a comparison needs at least."""
 
@@ -110,7 +148,7 @@ class Config:
     """Which parts, and how much is spent on each fit."""
 
     parts: tuple[str, ...] = ("orthogonal", "planted", "revnet", "untrained", "width")
-    """orthogonal, planted, revnet, untrained, first, width."""
+    """orthogonal, planted, revnet, untrained, first, width, progression."""
     budget: str = "standard"
     """smoke, standard or paper."""
     nets: int = 5
@@ -119,6 +157,8 @@ class Config:
     """Threads for arithmetic."""
     out: Path = Path("runs") / "align_reference"
     """Folder in which each part gets one."""
+    records: Path | None = None
+    """Folder for a small copy of the finished records, one folder a part."""
 
     def __post_init__(self) -> None:
         for part in self.parts:
@@ -142,22 +182,30 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
         keys = [_cell(store, config, group, fit) for group, fit in _fits(config, part)]
         runs.finish(store, keys)
         console.print(f"{part}: {len(keys)} fits")
+        if config.records is not None:
+            condense(store.folder, config.records / part)
         rows += compare(store.rows("align_fits"), published())
     return rows
 
 
 def _fits(config: Config, part: str) -> Iterator[tuple[Group, Fit]]:
-    """The fits of a part, all maps of one network before the next network."""
+    """The fits of a part, group by group, all layers of one network before the next network."""
     for group in PARTS[part]:
-        for fit in group.fits(
-            _bench(group.task, group.nets, config.nets, config.budget).world.nets
-        ):
+        for fit in group.fits(_bench(group, config).world.nets):
             yield group, fit
 
 
+def _bench(group: Group, config: Config) -> Bench:
+    """Groups of the same networks share their tables and states."""
+    chunks = group.chunks if isinstance(group, Learning) else None
+    return _made(group.task, group.nets, chunks, config.nets, config.budget)
+
+
 @lru_cache(maxsize=2)
-def _bench(task: str, nets: str, n: int, budget: str) -> Bench:
-    return Bench(Classifiers(task, n, NETS / nets), BUDGETS[budget])
+def _made(task: str, nets: str, chunks: int | None, n: int, budget: str) -> Bench:
+    stored = chunks is None
+    networks = Classifiers(task, n, NETS / nets) if stored else Unfinished(task, n, chunks)
+    return Bench(networks, BUDGETS[budget])
 
 
 def _begin(config: Config, part: str) -> results.Store:
@@ -176,11 +224,12 @@ def _begin(config: Config, part: str) -> results.Store:
 
 def _cell(store: results.Store, config: Config, group: Group, fit: Fit) -> str:
     about = {"experiment": group.experiment, "nets": group.nets, "budget": config.budget}
+    if isinstance(group, Learning):
+        about["checkpoint"] = str(group.chunks)
     identity = {**about, "align": asdict(fit)}
     key = results.cell_key(identity)
     if not store.has(key):
-        bench = _bench(group.task, group.nets, config.nets, config.budget)
-        row, _ = row_of(bench, fit)
+        row, _ = row_of(_bench(group, config), fit)
         store.write(
             key, identity, {"align_fits": [{**about, **row}]}, {"seconds": row["cpu_seconds"]}
         )
@@ -189,70 +238,7 @@ def _cell(store: results.Store, config: Config, group: Group, fit: Fit) -> str:
 
 def published(path: Path = REFERENCE) -> list[dict[str, str]]:
     """Return the rows of the published results."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
-    return list(csv.DictReader(lines))
-
-
-def compare(
-    rows: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, str]]
-) -> list[dict[str, Any]]:
-    """Return one row for each cell of ours: mean, interval over networks, and the published range.
-
-    `inside` is whether our mean lies between the least and the most of their networks; None where
-    nothing was published.
-    """
-    cells: dict[tuple, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        fit = replace(fit_of(dict(row)), net=0)
-        cells.setdefault((row["experiment"], row["nets"], fit), []).append(row)
-    return [_compared(key, values, reference) for key, values in cells.items()]
-
-
-def _compared(
-    key: tuple[str, str, Fit], rows: Sequence[Mapping[str, Any]], reference: Sequence[Mapping]
-) -> dict[str, Any]:
-    experiment, nets, fit = key
-    values = [row["iia"] for row in rows]
-    spread = cluster_bootstrap(values, range(len(values)))
-    theirs = _published(experiment, fit, reference)
-    low, high = (float(theirs[name]) if theirs else None for name in ("min", "max"))
-    inside = None if low is None or high is None else low <= spread.estimate <= high
-    return {
-        "experiment": experiment,
-        "nets": nets,
-        "kind": fit.kind,
-        "algorithm": fit.algorithm,
-        "map": fit.map,
-        "layer": fit.site,
-        "size": fit.size,
-        "n_nets": len(values),
-        "iia": spread.estimate,
-        "iia_low": spread.low,
-        "iia_high": spread.high,
-        "sd": stdev(values) if len(values) > 1 else None,
-        "most": max(values),
-        "train_iia": fmean(row["train_iia"] for row in rows),
-        "published": float(theirs["mean"]) if theirs else None,
-        "published_sd": float(theirs["sd"]) if theirs else None,
-        "published_low": low,
-        "published_high": high,
-        "inside": inside,
-    }
-
-
-def _published(experiment: str, fit: Fit, reference: Sequence[Mapping]) -> Mapping | None:
-    """The published cell of a fit."""
-    named = {"identity": "identity_greedy"}.get(fit.map, fit.map.replace("revnet-", "revnet_"))
-    wanted = {
-        "experiment": experiment,
-        "map": named,
-        "algorithm": fit.algorithm,
-        "layer": fit.site,
-        "dims": str(fit.size),
-        "checkpoint": "0" if fit.kind == "twin" else "final",
-    }
-    found = [row for row in reference if all(row[name] == value for name, value in wanted.items())]
-    return found[0] if found else None
+    return align_reference.published(path)
 
 
 def show(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -262,7 +248,7 @@ def show(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         known = row["published"] is not None
         span = f"{row['published_low']:.3f} to {row['published_high']:.3f}" if known else "-"
         table.add_row(
-            f"{row['nets']} {row['kind']}",
+            f"{row['nets']} {row['kind']} {row['checkpoint']}",
             row["algorithm"],
             row["map"],
             row["layer"],

@@ -32,13 +32,14 @@ from interp.models import registry, thinker
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
-FIRST, SECOND, THIRD, FOURTH = (
+FIRST, SECOND, THIRD, FOURTH, FIFTH = (
     NOTEBOOKS / f"{name}.ipynb"
     for name in (
         "01_first_interventions",
         "02_find_a_circuit",
         "03_true_and_decorative_steps",
         "04_inside_a_latent_thought",
+        "05_does_it_implement_the_algorithm",
     )
 )
 SMOLLM2, TINY = "smollm2-135m", "tiny-llama"
@@ -562,3 +563,79 @@ def test_the_commands_of_the_fourth_notebook_work(tmp_path, monkeypatch, capsys)
     assert all((part / "manifest.json").is_file() for part in made)
     assert (tmp_path / "runs" / "my-coconut" / "latent.json").is_file()
     assert len(ran) == 11 and ran.count("experiments.latent_study") == 2
+
+
+# ---------------------------------------------------------------- does it implement the algorithm
+
+
+def check_fits(text: str) -> None:
+    """Assert what is said of the maps, the wrong algorithm and the twin."""
+    assert after(text, "inputs on which all three agree:", 2) == [5000, 5000]
+    below, planted, above = (
+        after(text, f"layer {i}: loss on validation pairs")[0] for i in (1, 2, 3)
+    )
+    assert max(below, planted) < 0.03 < above
+    assert after(text, "largest change of a logit")[0] == 0
+    assert after(text, "largest relative error", 3)[2] < 1e-10  # the second is that of "float64"
+    rows = {(r["network"], r["algorithm"], r["map"]): r for r in table(text, "network  algorithm")}
+    iia = {key: leading(row["test IIA"]) for key, row in rows.items()}
+    top = {
+        key[1]: leading(row["best baseline"]) for key, row in rows.items() if key[0] == "planted"
+    }
+    assert iia["planted", "and_or", "rotation"] > 0.98 > top["and_or"] > 0.7
+    assert iia["planted", "and_or_and", "rotation"] < top["and_or_and"]
+    assert min(iia["planted", name, "RevNet"] for name in top) > 0.97
+    assert max(iia["twin", "and_or", called] for called in ("rotation", "RevNet")) < 0.75
+
+
+def check_controls(text: str) -> None:
+    """Assert what is said of distinguishing pairs, shuffled labels, read directions and far states."""
+    told = {
+        (r["map"], r["fitted for"]): leading(r["follows it"])
+        for r in table(text, "map       fitted")
+    }
+    assert told["rotation", "and_or"] > 0.95 > 0.5 > told["rotation", "and_or_and"]
+    assert min(told["RevNet", name] for name in ("and_or", "and_or_and")) > 0.95
+    heart = {r["map"]: r for r in table(text, "map       parameters")}
+    learned = {name: leading(row["train IIA, shuffled labels"]) for name, row in heart.items()}
+    assert learned["RevNet"] > learned["rotation"] + 0.15
+    none, full, read, rest = (
+        after(text, f"swapped: {part}")[0] for part in ("none", "full", "read", "rest")
+    )
+    assert abs(rest - none) < 0.05 and full > 0.95 and (read - none) > 0.5 * (full - none)
+    far = {
+        (r["algorithm"], r["map"]): leading(r["distance"]) for r in table(text, "algorithm   map ")
+    }
+    known = far.pop(("and_or", "planted neurons"))
+    assert known < min(far.values()) and max(far, key=far.__getitem__) == ("and_or_and", "RevNet")
+
+
+def check_verdicts(text: str) -> None:
+    """Assert the verdicts on what the notebook measured, and that the fixed words come out."""
+    said = dict(re.findall(r"^(and_or\w* under the \w+)\n([A-Z ]+):", text, re.M))
+    assert said == {
+        "and_or under the rotation": "NO VERDICT",
+        "and_or under the RevNet": "VACUOUS FOR THIS MAP",
+        "and_or_and under the rotation": "NOT FOUND",
+        "and_or_and under the RevNet": "VACUOUS FOR THIS MAP",
+    }
+
+
+def check_probe(text: str) -> None:
+    """Assert that the variable is decoded at both layers and used at one."""
+    assert "layer 2: left at 3: decodable; used." in text
+    assert "layer 3: left at 5: decodable; not used." in text
+    assert after(text, "copies exchanged neuron for neuron:")[0] == 0
+
+
+def test_the_fifth_notebook_runs_and_its_remarks_hold(execute):
+    notebook = execute({}, FIFTH)
+    assert all(cell.execution_count for cell in code_cells(notebook))
+    assert not [each for each in outputs(notebook) if each.output_type == "error"]
+    text = printed(notebook)
+    for check in (check_fits, check_controls, check_verdicts, check_probe):
+        check(text)
+    studied = (ROOT / "experiments/records/align_study").is_dir()
+    assert studied != ("No records of `interp align` lie" in text)
+    multiplied = (ROOT / "experiments/records/multiplication_study/heat_maps.jsonl").is_file()
+    assert figure_types(notebook) == ["bar", *(["heatmap"] if multiplied else [])]

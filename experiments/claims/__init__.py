@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.claims import (
+    alignment,
     costs,
     engines,
     interventions,
@@ -39,24 +40,12 @@ PARTS = (
     true_thinking,
     steering_cost,
     latent,
+    alignment,
     interventions,
     costs,
     sweeps,
 )
-CLAIMS = {
-    claim.name: claim
-    for part in (
-        engines,
-        thinking,
-        true_thinking,
-        steering_cost,
-        latent,
-        interventions,
-        costs,
-        sweeps,
-    )
-    for claim in part.CLAIMS
-}
+CLAIMS = {claim.name: claim for part in PARTS for claim in part.CLAIMS}
 CHEAP = (
     "engines-agree", "positions", "no-leaks", "planted-circuit", "gqa",
     "tts-planted", "resume-after-kill", "thinker-auc", "thinker-ignored",

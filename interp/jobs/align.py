@@ -9,16 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 import interp.results as results
 from interp.alignment import saved
 from interp.alignment.evidence import Evidence, Waiver
-from interp.alignment.families import parsed
+from interp.alignment.families import build, parsed
 from interp.alignment.fitting import BUDGETS, Budget
 from interp.alignment.maps import AlignmentMap
 from interp.alignment.verdicts import verdict
-from interp.errors import InputError, nearest
+from interp.errors import InputError, StoreError, nearest
 from interp.jobs import runs
 from interp.jobs.align_cells import Bench, Fit, World, fit_one, row_of
 from interp.jobs.align_guards import Case, choose, gather
@@ -27,6 +28,8 @@ from interp.jobs.align_worlds import Classifiers, world
 
 INCOMPLETE = "NO VERDICT"
 """Where nothing speaks against a finding and a guard is lacking."""
+TRIED = 256
+"""Inputs on which maps are built before anything is fitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,8 @@ class Settings:
         for name in ("maps", "rivals", "sites", "sizes"):
             given = getattr(self, name)
             if given is not None and (not given or len(set(given)) < len(given)):
-                raise InputError(f"--{name}: name at least one, and each once.")
+                words = " ".join(map(str, given)) or "nothing"
+                raise InputError(f"--{name} {words}: name at least one, and each once.")
         for family in self.maps:
             parsed(family)
         if self.budget not in BUDGETS:
@@ -63,6 +67,18 @@ class Settings:
             raise InputError(f"--updates {self.updates}: give at least 1.")
         if self.nets < 2:
             raise InputError(f"--nets {self.nets}: give at least 2, or there is no interval.")
+        self._check_waiver()
+
+    def _check_waiver(self) -> None:
+        if self.waive_rival is None:
+            return
+        if not self.waive_rival.strip():
+            raise InputError("--waive-rival '': give the reason in words, for it is printed.")
+        if self.rivals is not None:
+            raise InputError(
+                f"--waive-rival does without rivals and --rivals names {', '.join(self.rivals)}: "
+                "leave one of the two out."
+            )
 
     @property
     def spent(self) -> Budget:
@@ -84,7 +100,8 @@ def align(settings: Settings, *, out: Path, console: Console) -> Outcome:
     """Fit, choose on validation pairs, score once, run every guard, judge; write the records."""
     about = world(settings.task, nets=settings.nets, folder=settings.folder, model=settings.model)
     plan = _Plan.of(settings, about)
-    store = _begin(settings, plan, out)
+    _require_maps(plan, about)
+    store = _begin(settings, plan, about, out)
     run = _Run(store, Bench(about, settings.spent), plan, settings)
     with runs.progress(console) as bars:
         task = bars.add_task("fits", total=None)
@@ -153,7 +170,42 @@ class _Plan:
                             )
 
 
-def _begin(settings: Settings, plan: _Plan, out: Path) -> results.Store:
+def _require_maps(plan: _Plan, about: World) -> None:
+    """Build every map for the algorithm and its rivals on a few inputs, so that none fails later.
+
+    Raises:
+        InputError: a map that cannot have these variables, or this size.
+    """
+    for algorithm in (plan.algorithm, *about.rivals(plan.algorithm)):
+        table = about.table(algorithm, "train", TRIED)
+        states = torch.randn(len(table), about.width, generator=torch.Generator().manual_seed(0))
+        for name in plan.maps:
+            for size in plan.sizes:
+                try:
+                    build(
+                        name,
+                        about.width,
+                        table.variables,
+                        size,
+                        states=states,
+                        values=table.values,
+                    )
+                except InputError as error:
+                    raise InputError(f"--maps {name} for {algorithm}: {error}") from error
+
+
+def _refuse_other(out: Path) -> None:
+    """Refuse records of something else before a file is made beside them."""
+    if (out / "manifest.json").is_file():
+        other = results.Store.open(out).manifest.experiment
+        if other != "align":
+            raise StoreError(
+                f"{out} holds records of {other!r}, not of an alignment: pick another folder."
+            )
+
+
+def _begin(settings: Settings, plan: _Plan, about: World, out: Path) -> results.Store:
+    _refuse_other(out)
     chosen = {**asdict(settings), **asdict(plan), "budget": asdict(settings.spent)}
     chosen["budget_name"] = settings.budget
     networks = settings.model or (str(settings.folder) if settings.folder else "trained here")
@@ -163,7 +215,12 @@ def _begin(settings: Settings, plan: _Plan, out: Path) -> results.Store:
         out,
         experiment="align",
         settings=chosen,
-        model={"name": f"{settings.task} networks", "path": networks, "nets": settings.nets},
+        model={
+            "name": f"{settings.task} networks",
+            "path": networks,
+            "nets": settings.nets,
+            "weights_hash": about.weights,
+        },
         data={"task": settings.task},
         seeds=list(plan.map_seeds),
         device="cpu",
@@ -236,10 +293,16 @@ class _Run:
 
     def _map_of(self, fit: Fit) -> AlignmentMap:
         if fit not in self._maps:
-            there = (self._folder(fit) / saved.ABOUT).is_file()
-            made = saved.load(self._folder(fit)) if there else fit_one(self.bench, fit).map
-            self._maps[fit] = made
+            self._keep(fit, self._stored(fit) or fit_one(self.bench, fit).map)
         return self._maps[fit]
+
+    def _stored(self, fit: Fit) -> AlignmentMap | None:
+        """A map that an earlier start saved; None where it is missing or damaged."""
+        fingerprint = self.bench.world.fingerprint(fit.net, fit.kind)
+        try:
+            return saved.load(self._folder(fit), site=fit.site, model=fingerprint)
+        except StoreError:
+            return None
 
     def _judge(self, chosen: Fit) -> None:
         identity = {"align verdict": asdict(chosen)}
@@ -323,7 +386,7 @@ def _verdict_row(evidence: Evidence) -> dict[str, Any]:
         "baseline": max(each.highest for each in evidence.baselines.values()),
         "task_accuracy": evidence.task_accuracy,
         "train_iia": evidence.train_iia,
-        "evidence": json.dumps(evidence.as_dict()),
+        "evidence": _plain(evidence),
     }
     try:
         found = verdict(evidence)
@@ -331,6 +394,14 @@ def _verdict_row(evidence: Evidence) -> dict[str, Any]:
         return {**row, "verdict": INCOMPLETE, "reason": str(error), "claim": "", "notes": ""}
     words = {"verdict": found.word, "reason": found.reason, "claim": found.claim}
     return {**row, **words, "notes": " ".join(found.notes)}
+
+
+def _plain(evidence: Evidence) -> str | None:
+    """The evidence as JSON; None where a number of it is none, which the verdict tells."""
+    try:
+        return json.dumps(evidence.as_dict())
+    except InputError:
+        return None
 
 
 def _baseline_rows(evidence: Evidence) -> Iterable[dict[str, Any]]:

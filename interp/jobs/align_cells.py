@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from interp.alignment import exactness, families
 from interp.alignment.baselines import interval
@@ -48,6 +48,7 @@ class Fit:
     """Of the map's start and of the order of pairs."""
 
 
+@runtime_checkable
 class World(Protocol):
     """A task and its networks: what `interp align` needs to know of them."""
 
@@ -63,6 +64,11 @@ class World(Protocol):
     map_seeds: tuple[int, ...]
     unseen: str | None
     """What the split of unseen identities holds out; None where there is no such split."""
+
+    @property
+    def weights(self) -> str | None:
+        """A hash of all trained networks; None where they are only trained when first used."""
+        ...
 
     def rivals(self, algorithm: str) -> tuple[str, ...]:
         """Algorithms of the same behaviour and other variables."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from interp.alignment import capacity as controls
 from interp.alignment.baselines import Baseline, baselines, best
@@ -26,14 +27,16 @@ from interp.alignment.evidence import (
 )
 from interp.alignment.exactness import InverseError, NoOp
 from interp.alignment.fitting import Budget
+from interp.alignment.greedy import greedy
 from interp.alignment.maps import AlignmentMap, Subspace
 from interp.alignment.null_space import MOST_RANK, NullSpace, null_space
 from interp.data.counterfactuals import distinguishing, require_apart
 from interp.errors import InputError
-from interp.jobs.align_cells import LIMITED, SEEDS, Bench, Fit, Split
-from interp.results.tables import Row
+from interp.jobs.align_cells import LIMITED, SEARCHED, SEEDS, Bench, Fit, Split
 from interp.stats import FEW_CLUSTERS, Interval, cluster_bootstrap
 
+Row = Mapping[str, Any]
+"""A row of the records, by its columns."""
 CURVE_SIZES = (1000, LIMITED)
 """Training pairs on the capacity curve; the whole budget stands beside them in the fits."""
 SIMPLE = ("identity", "orthogonal")
@@ -123,7 +126,10 @@ def pooled(rows: Sequence[Row], name: str) -> Interval:
     if len(rows) == 1:
         return Interval(values[0], rows[0][f"{name}_low"], rows[0][f"{name}_high"], 1)
     over = cluster_bootstrap(values, range(len(values)))
-    halves = [(row[f"{name}_high"] - row[f"{name}_low"]) / 2 for row in rows]
+    ends = [(row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
+    if any(low is None or high is None for low, high in ends):
+        return over
+    halves = [(high - low) / 2 for low, high in ends]
     half = math.sqrt(sum(h * h for h in halves)) / len(rows)
     mean = over.estimate
     if over.low is None or over.high is None or over.high - over.low >= 2 * half:
@@ -231,10 +237,21 @@ def _as_row(found: Interval) -> Row:
 
 
 def _fitted_controls(case: Case) -> dict[str, Control]:
+    """The control tasks; neurons, which are searched for and not fitted, are searched for anew."""
     trial, start = case.bench.trial(case.chosen), case.bench.start(case.chosen)
-    n = min(LIMITED, len(trial.train.pairs))
-    makers = (controls.shuffled_labels, controls.shuffled_sources, controls.relabelled)
-    made = [make(trial, start, case.limited, n=n) for make in makers]
+    train, n = trial.train, min(LIMITED, len(trial.train.pairs))
+    few = train.pairs[:SEARCHED]
+    again = controls.arbitrary(train.table, 0).label(few.base, few.sources, few.active)
+    makers = {
+        controls.shuffled_labels: few.shuffled(0),
+        controls.shuffled_sources: few.shuffled_sources(0),
+        controls.relabelled: again,
+    }
+    made = []
+    for make, pairs in makers.items():
+        searched = case.chosen.map == "identity"
+        first = greedy(train.cut, pairs, case.chosen.size).map if searched else start
+        made.append(make(trial, first, case.limited, n=n))
     return {each.name: each for each in made}
 
 
@@ -328,12 +345,14 @@ def _divergence(case: Case) -> Divergence:
 
 
 def _exactness(rows: Sequence[Row]) -> Exactness:
-    """The worst over networks."""
+    """The worst over networks; one that is not a number is the worst of all."""
 
     def worst(name: str) -> float:
-        return max(row[name] for row in rows)
+        values = [float(row[name]) for row in rows]
+        return math.nan if any(map(math.isnan, values)) else max(values)
 
-    noop = NoOp(worst("noop"), int(worst("noop_flipped")), worst("noop_limit"))
-    return Exactness(
-        noop, InverseError(worst("inverse"), worst("inverse_float64"), worst("inverse_limit"))
+    limit, inverse_limit = (
+        min(row[name] for row in rows) for name in ("noop_limit", "inverse_limit")
     )
+    noop = NoOp(worst("noop"), int(worst("noop_flipped")), limit)
+    return Exactness(noop, InverseError(worst("inverse"), worst("inverse_float64"), inverse_limit))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from interp.alignment.interchange_training import Recipe, learn, plant
 from interp.alignment.language import LanguageSubject
 from interp.alignment.maps import consecutive_blocks
-from interp.alignment.subjects import LayerSubject, Subject
+from interp.alignment.subjects import Cut, LayerSubject, Subject
 from interp.data.alignment_tasks import Task, task_named
-from interp.data.counterfactuals import Table
+from interp.data.counterfactuals import Draw, Table
 from interp.data.ioi import IOI
 from interp.engine.loading import load
 from interp.engine.model import Model
@@ -44,8 +46,8 @@ class Classifiers:
         folder: of `experiments.train_alignment_nets`; without it they are trained when first used.
     """
 
-    unseen = None
-    map_seeds = (0,)
+    unseen: str | None = None
+    map_seeds: tuple[int, ...] = (0,)
     sites = tuple(str(layer) for layer in range(1, HIDDEN_LAYERS + 1))
 
     def __init__(self, task: str, n: int, folder: Path | None = None) -> None:
@@ -55,11 +57,20 @@ class Classifiers:
         self.width = self._task.width
         self.algorithms = tuple(self._task.algorithms)
         seeds = NET_SEEDS if folder is None else tuple(self._stored)
+        self._require_fitting()
         if not 1 <= n <= len(seeds):
             raise InputError(f"--nets {n}: there are seeds for 1 to {len(seeds)} networks.")
         self.nets = self.twins = seeds[:n]
         self._planted: dict[int, tuple[str, nn.Sequential]] = {}
         self.subject = lru_cache(maxsize=64)(self._subject)
+
+    @property
+    def weights(self) -> str | None:
+        """A hash of the networks of a folder; None where they are trained when first used."""
+        if self._folder is None:
+            return None
+        every = "".join(self.fingerprint(net, "trained") for net in self.nets)
+        return hashlib.sha256(every.encode()).hexdigest()
 
     def rivals(self, algorithm: str) -> tuple[str, ...]:
         """Algorithms of the same behaviour and other variables."""
@@ -129,6 +140,16 @@ class Classifiers:
         assert self._folder is not None
         return load_classifiers(self._folder)
 
+    def _require_fitting(self) -> None:
+        """Refuse networks whose tensors have other shapes than those of the task."""
+        own = _shapes(self._untrained(NET_SEEDS[0]))
+        if self._folder is not None and _shapes(next(iter(self._stored.values()))) != own:
+            raise InputError(
+                f"--folder {self._folder}: its networks are not of the shape that {self.name} has "
+                f"({self.width} numbers in, {HIDDEN_LAYERS} hidden layers as wide); give a folder "
+                "of networks for this task."
+            )
+
     @cached_property
     def _trained(self) -> Mapping[int, nn.Sequential]:
         if self._folder is not None:
@@ -148,6 +169,10 @@ class Classifiers:
         return table.inputs, self._task.labels(table)
 
 
+def _shapes(net: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in net.state_dict().items()}
+
+
 SPLITS: tuple[Literal["train"], Literal["validation"]] = ("train", "validation")
 
 
@@ -155,7 +180,8 @@ class Sentences:
     """Indirect objects in sentences, and a language model that completes them.
 
     One network has several map seeds in place of several networks; its twins are the same
-    configuration with random weights.
+    configuration with random weights. Answers are the task's 100 names. A sentence costs more than
+    a vector does, so tables and sets of pairs are bounded by `_sizes`, whatever the budget says.
 
     Args:
         model: folder, registry name or Hugging Face id.
@@ -164,7 +190,7 @@ class Sentences:
 
     name = "ioi"
     inputs = "sentences of 30 templates with the names that maps are fitted on"
-    unseen = "unseen names"
+    unseen: str | None = "unseen names"
 
     def __init__(self, model: str, n: int) -> None:
         self._model = load(model)
@@ -172,8 +198,13 @@ class Sentences:
         self.sites = tuple(f"{i}.resid_post" for i in range(self._model.sizes.n_layers))
         self.width = self._model.sizes.d_model
         self.algorithms = tuple(self._task.algorithms)
-        self.nets, self.map_seeds, self.twins = (0,), tuple(range(n)), tuple(range(1, n + 1))
-        self.subject = lru_cache(maxsize=8)(self._subject)
+        self.nets: tuple[int, ...] = (0,)
+        self.map_seeds, self.twins = tuple(range(n)), tuple(range(1, n + 1))
+        self.weights = self.fingerprint(0, "trained")
+        self._most = _sizes(sum(w.numel() for w in self._model.hf.parameters()))
+        self.model = lru_cache(maxsize=n + 1)(self._net)
+        self.subject = lru_cache(maxsize=4)(self._subject)  # each keeps keys and values
+        self.accuracy = lru_cache(maxsize=None)(self._accuracy)
 
     def rivals(self, algorithm: str) -> tuple[str, ...]:
         """Algorithms that answer alike on every sentence."""
@@ -184,21 +215,34 @@ class Sentences:
         return self._task.algorithms[algorithm].inner
 
     def table(self, algorithm: str, split: Split, n: int) -> Table:
-        """Sentences of a split, with an algorithm's variables."""
-        where = "unseen names" if split == "unseen" else split
-        return self._task.table(algorithm, n, SEEDS[split], split=where, width=WIDTH)
+        """At most n sentences of a split, with an algorithm's variables.
 
-    def accuracy(self, net: int, kind: Kind) -> float:
-        """The share of test sentences whose most likely name is the right one."""
-        table = self.table(next(iter(self._task.algorithms)), "test", 500)
-        found = self.subject(net, kind, self.sites[-1]).cut(table.inputs).clean().argmax(1)
-        return float((found == self._task.labels(table)).double().mean())
+        It draws at most as many pairs at once as the model can afford.
+        """
+        where = "unseen names" if split == "unseen" else split
+        inputs, pairs = self._most[split == "train"]
+        made = self._task.table(algorithm, min(n, inputs), SEEDS[split], split=where, width=WIDTH)
+        return replace(made, draw=at_most(pairs, made.draw))
+
+    def candidates(self, table: Table) -> Int[Tensor, "input 2"]:
+        """The two names between which a restricted score decides; it flatters.
+
+        Source: Sutter et al. 2025, arXiv:2507.08802, section on IOI.
+        """
+        return self._task.candidates(table)
+
+    def _accuracy(self, net: int, kind: Kind) -> float:
+        """The share of test sentences whose most likely token, of all, is the right name."""
+        table = self.table(self.algorithms[0], "test", SCORED)
+        cut = LanguageSubject(self.model(net, kind), self.sites[-1]).cut(table.inputs)
+        right = torch.tensor(self._task.answer_tokens)[self._task.labels(table)]
+        return float((cut.clean().argmax(1) == right).double().mean())
 
     def fingerprint(self, net: int, kind: Kind) -> str:
         """A hash of the model's weights."""
-        return weights_hash(self.model(net, kind).hf)
+        return weights_hash(self._model.hf if kind == "trained" else self.model(net, kind).hf)
 
-    def model(self, net: int, kind: Kind) -> Model:
+    def _net(self, net: int, kind: Kind) -> Model:
         """The model, or a twin with random weights."""
         if kind == "trained":
             return self._model
@@ -209,7 +253,49 @@ class Sentences:
         return load(twin, tokenizer=self._model.tokenizer)
 
     def _subject(self, net: int, kind: Kind, at: str) -> Subject:
-        return LanguageSubject(self.model(net, kind), at, answers=self._task.answer_tokens)
+        return _Once(LanguageSubject(self.model(net, kind), at, answers=self._task.answer_tokens))
+
+
+class _Once(Subject):
+    """A subject that runs each set of prompts to the site once, whoever asks: algorithms differ in
+    what they say of the same sentences."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject, self.site = subject, subject.site
+        self._cuts: dict[bytes, Cut] = {}
+
+    def cut(self, inputs: Shaped[Tensor, "input ..."]) -> Cut:
+        """Return the cut of these inputs, made when they are first seen."""
+        key = hashlib.sha256(inputs.numpy().tobytes()).digest()
+        if key not in self._cuts:
+            self._cuts[key] = self._subject.cut(inputs)
+        return self._cuts[key]
+
+    def weights(self) -> Iterable[Tensor]:
+        """Return the network's weights."""
+        return self._subject.weights()
+
+
+def at_most(most: int, draw: Draw) -> Draw:
+    """Return a recipe that draws so many pairs at once and no more."""
+    return lambda table, n, stream: draw(table, min(n, most), stream)
+
+
+def _sizes(n_parameters: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Inputs and pairs of a held-out split, and of training: fewer where a model is large.
+
+    >>> _sizes(240_000), _sizes(135_000_000)
+    (((1000, 1000), (8192, 10000)), ((250, 500), (1024, 2048)))
+    """
+    if n_parameters <= SMALL:
+        return (1000, 1000), (8192, 10_000)
+    return (250, 500), (1024, 2048)
+
+
+SMALL = 10_000_000
+"""Parameters of a model for which sentences are cheap."""
+SCORED = 500
+"""Sentences on which task accuracy is measured, at most."""
 
 
 WIDTH = 32

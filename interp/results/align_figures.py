@@ -164,7 +164,7 @@ def iia_finding(fits: Sequence[Row], verdicts: Sequence[Row]) -> Finding:
     """The verdicts of a run in its own words, map by map, and each map's IIA beside its twin's."""
     if not verdicts:
         return Finding("IIA by site and map; no verdict was given.", "")
-    told = [f"{row['map']} {row['verdict']}" for row in verdicts]
+    told = [_words(row) for row in verdicts]
     parts = []
     for row in verdicts:
         part = f"{row['map']} at {site_name(str(row['site']))}: test IIA {said(row)}, "
@@ -173,6 +173,12 @@ def iia_finding(fits: Sequence[Row], verdicts: Sequence[Row]) -> Finding:
     title = f"{verdicts[0]['algorithm']}: {'; '.join(told)}."
     n = count(int(verdicts[0]["n_nets"]), "network")
     return Finding(title, f"{' '.join(parts)} {n}; whiskers are 95% intervals.")
+
+
+def _words(row: Row) -> str:
+    """The fixed words of a verdict, with its map where they do not name it."""
+    word = str(row["verdict"])
+    return word if f"UNDER {row['map']}," in word else f"{row['map']} {word}"
 
 
 # ---------------------------------------------------------------- planted algorithms

@@ -144,6 +144,8 @@ def test_rivals_answer_alike_and_differ_under_interchanges():
 def test_what_the_task_refuses():
     with pytest.raises(InputError, match=r"^The tokenizer has only \d+ of \d+ names as one token"):
         IOI(tokenizer())
+    with pytest.raises(InputError, match=r"^ioi needs the tokenizer of the model, which brings no"):
+        IOI(None)
     with pytest.raises(InputError, match=r"no split 'tran'.*Did you mean 'train'\?$"):
         TASK.sentences(5, 0, split="tran")
     with pytest.raises(InputError, match=r"^0 sentences of split 'train': ask for 1 to \d+\.$"):

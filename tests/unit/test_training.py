@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from transformers import GPT2LMHeadModel
 
-from experiments import copy_prior, train_dfs, train_induction, train_thinker, training
+from experiments import copy_prior, train_dfs, train_induction, train_ioi, train_thinker, training
 from interp.errors import StoreError
 from interp.results.manifest import read_manifest, source_hash
 
@@ -18,6 +18,7 @@ READ_BACK = {
     "train_induction": train_induction,
     "copy_prior": copy_prior,
     "train_dfs": train_dfs,
+    "train_ioi": train_ioi,
 }
 """The recipes that read their model back themselves, by name."""
 SMALL = {"n_embd": 8, "n_inner": 8, "n_layer": 1, "n_head": 2, "vocab_size": 11, "n_positions": 6}
