@@ -2,9 +2,10 @@
 
     python -m experiments.train_ioi
 
-writes `experiments/records/ioi` (a few minutes on one core): `model.safetensors`, `config.json` and
-`manifest.json` with the settings and what the network answers. `load_trained()` reads it back with
-its tokenizer, `twin()` is a network of the same configuration that was never trained.
+writes `experiments/records/ioi` (a few minutes on one core): `model.safetensors`, `config.json`,
+the tokenizer, and `manifest.json` with the settings and what the network answers. `interp.load`
+reads the folder as it does any other, `load_trained()` checks it against its manifest too, and
+`twin()` is a network of the same configuration that was never trained.
 
 **Data.** Sentences of `interp.data.ioi`, split `network`: all 100 names, and eight tenths of the
 sentences. A network answers only with names that it has seen, so it sees those that alignment maps
@@ -37,6 +38,7 @@ from interp.errors import InputError
 RECORDS = training.RECORDS / "ioi"
 SCORED = ("validation", "test", "validation names", "unseen names")
 """Splits on which the network is scored."""
+TOKENIZER = "tokenizer.json"
 WIDTH = 20
 """Tokens of the longest sentence and its answer, and a spare one."""
 
@@ -120,6 +122,7 @@ def architecture(config: Config) -> GPT2Config:
         n_layer=config.n_layers,
         n_head=config.n_heads,
         n_positions=WIDTH,
+        initializer_range=config.d_model**-0.5,  # in a random twin states must tell inputs apart
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -185,6 +188,7 @@ def save(
     """Write the weights, the configuration and the manifest, which comes last."""
     import interp.data.ioi as data
 
+    word_tokenizer(n_ctx=WIDTH).save_pretrained(config.out)
     training.save(
         model,
         config,
@@ -195,6 +199,7 @@ def save(
         seconds=seconds,
         steps=config.steps,
         flags=flags,
+        files=(*training.FILES, TOKENIZER),
     )
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import tyro
 
 from figures import benchmarks, sweep_means
+from figures.align_study import all_align_figures
 from figures.images import NAMES, VARIABLE, draw_images, find_chromium
 from figures.latent_study import figures_of_study
 from figures.titled import NothingToDraw
@@ -71,6 +72,7 @@ def all_figures(records: Path) -> Iterator[tuple[str, go.Figure]]:
     for study in sorted(path for path in records.rglob(STUDY) if path.is_dir()):
         for name, drawn in figures_of_study(study):
             yield f"{_stem(study, records)}-{name}", drawn
+    yield from all_align_figures(records)
     for sweep in sweeps:
         drawn = sweep_means.figure(sweep)
         if drawn is not None:

@@ -589,7 +589,7 @@ def check_fits(text: str) -> None:
 
 
 def check_controls(text: str) -> None:
-    """Assert what is said of distinguishing pairs, shuffled labels, read directions and far states."""
+    """Assert what is said of distinguishing pairs, shuffled labels, read parts and far states."""
     told = {
         (r["map"], r["fitted for"]): leading(r["follows it"])
         for r in table(text, "map       fitted")

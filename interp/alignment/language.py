@@ -23,7 +23,7 @@ from transformers import DynamicCache
 
 from interp.alignment.fitting import Scores, score_logits, swapped
 from interp.alignment.maps import AlignmentMap
-from interp.alignment.subjects import Cut, Subject, frozen
+from interp.alignment.subjects import PAIRS, Cut, Subject, frozen
 from interp.data.counterfactuals import Pairs
 from interp.engine.hooks import hooked, plain_forward
 from interp.engine.loading import load
@@ -159,7 +159,7 @@ class LanguageSubject(Subject):
                     parts.append(kept.finish(*chunk))
             return torch.cat(parts)
 
-        return Cut(self.site, kept.states[which], finish)
+        return Cut(self.site, kept.states[which], finish, chunk=min(PAIRS, kept.rows))
 
     def _at(self, batch: Batch) -> Int[Tensor, " prompt"]:
         """Return the token of each prompt that the site is read at."""
@@ -319,7 +319,7 @@ def score_among(
     pairs: Pairs,
     candidates: Int[Tensor, "input choice"],
     *,
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> Scores:
     """Return what the network answers when only some answers of each base's own may be chosen.
 
@@ -327,7 +327,9 @@ def score_among(
     on IOI; it flatters, so it stands beside the score over the whole vocabulary.
     """
     return score_logits(
-        lambda part: among(swapped(cut, phi, part), candidates[part.base]), pairs, chunk=chunk
+        lambda part: among(swapped(cut, phi, part), candidates[part.base]),
+        pairs,
+        chunk=chunk or cut.chunk,
     )
 
 

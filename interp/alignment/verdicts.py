@@ -4,7 +4,8 @@ INVALID                              an error of doing nothing, a leak, or a net
                                      solve the task
 NOT FOUND                            the interval of test IIA is not above the best baseline
 VACUOUS FOR THIS MAP                 a control (twin, rival, shuffled) is within .05 of the score or
-                                     their intervals overlap: the map fits what is not there
+                                     their intervals overlap, or another algorithm than the planted
+                                     one is fitted as well: the map fits what is not there
 FOUND UNDER {map}, IN DISTRIBUTION   none of these, and every guard is there
 FOUND UNDER {map}, GENERALISES       and it holds on the held-out split as well
 
@@ -119,12 +120,6 @@ def _invalid(evidence: Evidence) -> Iterator[str]:
             f"The network solves the task on {evidence.task_accuracy:.3f} of inputs, below "
             f"{evidence.least_task_accuracy:.3f}: there is no behaviour to explain."
         )
-    control = evidence.positive_control
-    if control is not None and not control.right > control.wrong:
-        yield (
-            f"The positive control fails: on {control.name} the planted algorithm scores "
-            f"{control.right:.3f} and another {control.wrong:.3f}."
-        )
 
 
 def _not_found(evidence: Evidence) -> Iterator[str]:
@@ -146,6 +141,12 @@ def _vacuous(evidence: Evidence) -> Iterator[str]:
                 f"The control {control.name!r} reaches {_text(control.test)} where the network "
                 f"reaches {_text(evidence.test)}: within {MARGIN} or overlapping."
             )
+    planted = evidence.positive_control
+    if planted is not None and not planted.right > planted.wrong + MARGIN:
+        yield (
+            f"The map cannot tell algorithms apart where the answer is known: on {planted.name} "
+            f"the planted one scores {planted.right:.3f} and another {planted.wrong:.3f}."
+        )
     if isinstance(evidence.rival, Rival):
         told = evidence.rival.obeyed
         if told.mine.low is None or not told.mine.low > told.theirs.estimate:

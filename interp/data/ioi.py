@@ -179,7 +179,7 @@ class IOI:
         seed: of which names fall into which group.
 
     Raises:
-        InputError: fewer than 100 of the names are one token of their own.
+        InputError: no tokenizer, or one with fewer than 100 of the names as a token of their own.
     """
 
     tokenizer: Any = field(repr=False)
@@ -189,6 +189,11 @@ class IOI:
     def __post_init__(self) -> None:
         if self.answers not in ("vocabulary", "names"):
             raise InputError(f"answers={self.answers!r}: write 'vocabulary' or 'names'.")
+        if self.tokenizer is None:
+            raise InputError(
+                "ioi needs the tokenizer of the model, which brings none: load a folder or an id "
+                "that has one, or pass tokenizer= to interp.load."
+            )
         self.names  # noqa: B018  a tokenizer without enough names is refused here
 
     name = "ioi"

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -338,7 +339,7 @@ class _Run:
         """IIA of the same map and budget on a network in which an algorithm is planted."""
         about = self.bench.world
         own = isinstance(about, Classifiers)
-        there = about if own else Classifiers("distributive", 1)
+        there = about if own else self._vectors
         algorithm = chosen.algorithm if own else "and_or_and"
         bench = self.bench if own else Bench(there, self.bench.budget)
         net, site = there.plant(algorithm)
@@ -346,7 +347,12 @@ class _Run:
         fit = replace(chosen, net=net, kind="planted", algorithm=algorithm, site=site, size=size)
         wrong = replace(fit, algorithm=there.rivals(algorithm)[0])
         right, other = (row_of(bench, each)[0]["iia"] for each in (fit, wrong))
-        return f"a {there.name} network with {algorithm} planted at layer {site}", right, other
+        return f"a network for {there.name} with {algorithm} planted at layer {site}", right, other
+
+    @cached_property
+    def _vectors(self) -> Classifiers:
+        """Networks for the positive control of a language model: one is planted for all maps."""
+        return Classifiers("distributive", 1)
 
 
 def _own(fit: Fit, like: Fit) -> bool:

@@ -41,7 +41,7 @@ CURVE_SIZES = (1000, LIMITED)
 """Training pairs on the capacity curve; the whole budget stands beside them in the fits."""
 SIMPLE = ("identity", "orthogonal")
 """Families on the capacity curve beside the one that is tested."""
-CONTROL_SHARE = 2
+CONTROL_SHARE = 4
 """Controls on a limited set have the budget's updates divided by this."""
 TOLD_APART = 2000
 """Pairs on which an algorithm and its rival disagree."""

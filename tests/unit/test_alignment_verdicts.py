@@ -199,11 +199,6 @@ def test_guards_that_are_too_thin_are_lacking():
             "The network solves the task on 0.500 of inputs, below 0.750: there is no behaviour to "
             "explain.",
         ),
-        (
-            {"positive_control": PositiveControl("planted networks", 0.7, 0.7)},
-            "The positive control fails: on planted networks the planted algorithm scores 0.700 "
-            "and another 0.700.",
-        ),
     ],
 )
 def test_invalid_says_which_check_failed(changes, reason):
@@ -261,6 +256,18 @@ def test_a_map_that_follows_the_rival_where_they_differ_is_vacuous():
         "On 500 pairs that tell the two algorithms apart the network under the map follows "
         "And-Or-And on 0.500 [0.490, 0.510] and the rival And-Or on 0.500 [0.490, 0.510]."
     )
+
+
+@pytest.mark.parametrize("wrong", [0.7, 0.66, 0.9])
+def test_a_map_that_fits_the_wrong_algorithm_on_a_planted_network_is_vacuous(wrong):
+    given = verdict(complete(positive_control=PositiveControl("planted networks", 0.7, wrong)))
+    assert given.word == "VACUOUS FOR THIS MAP"
+    assert given.reason == (
+        "The map cannot tell algorithms apart where the answer is known: on planted networks the "
+        f"planted one scores 0.700 and another {wrong:.3f}."
+    )
+    apart = PositiveControl("planted networks", 0.7, 0.6)
+    assert verdict(complete(positive_control=apart)).found
 
 
 def test_bad_news_needs_no_further_guard():
