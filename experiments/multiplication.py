@@ -13,7 +13,9 @@ input), from the residual stream after the last layer's attention: ridge regress
 in float64, scored by mean absolute error on pairs that it was not fitted on. Beside it stand three
 baselines: a constant, a linear read-out of the raw operand digits, and the same probe of the
 untrained network. `beyond` says whether the probe beats all three by more than two standard errors
-of the paired difference. Beyond or not, a probe is no causal test.
+of the paired difference. Beyond or not, a probe is no causal test:
+states are moved until the probe reads another sum, along the direction in which states move with
+it (`patterns`), and the answer must follow more often than after random moves of that length.
 
 **Knockouts** cut one attention edge, from an operand digit to the position that predicts c_k, in
 one head; the rest of the row is renormalised. The effect is the rise of the loss of c_k, in nats.
@@ -43,7 +45,7 @@ from interp.alignment import digit_swaps, geometry
 from interp.alignment import probes as probing
 from interp.alignment.digit_swaps import PREFIXES, swap_map
 from interp.alignment.geometry import fourier_fit, principal, sum_of_clouds
-from interp.alignment.probes import ProbeTest, probe_and_test
+from interp.alignment.probes import ProbeSettings, ProbeTest, probe_and_test
 from interp.alignment.subjects import Cut
 from interp.attention_edits import Knockout
 from interp.data import multiplication as task
@@ -178,6 +180,7 @@ def probes(net: Network, config: Config) -> Iterator[dict[str, Any]]:
             raw=data.operands.double(),
             untrained=bare[:, k],
             answers=lambda values, rows, name=name: right_tokens(values[name]),
+            settings=ProbeSettings(along="patterns", random_edits=3),
         )
         at = {"network": net.name, "position": task.predicting(net.n_digits)[k]}
         yield {**at, **probe_row(found), "pairs": len(test)}
