@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", README, f
 def test_the_readme_runs_and_prints_what_it_shows():
     if registry.availability("smollm2-135m").startswith(("no", "if")):
         pytest.skip(f"smollm2-135m: {registry.availability('smollm2-135m')}")
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     names: dict[str, object] = {}
     for code, shown in BLOCKS:
         out = io.StringIO()

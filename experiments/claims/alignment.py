@@ -258,10 +258,6 @@ def _rows(group: Group, n: int) -> list[dict[str, Any]]:
 
 NEEDED = ("orthogonal", "revnet", "planted")
 """Parts of `experiments.align_reference` that the comparison needs."""
-OUTSIDE: Mapping[tuple[str, str, str, str], str] = {
-    ("planted_and_or", "and_or_and", "orthogonal", "2"): "the wrong algorithm fits ours less",
-}
-"""Cells (experiment, algorithm, map, layer) outside the published range, and what is known."""
 AGAIN = (
     Group("final", "equality", "orthogonal", ("both_equality",), layers=("1",)),
     Group("planted_and_or", "planted_and_or", "orthogonal", ("and_or",), layers=("2",)),
@@ -285,19 +281,16 @@ def align_reference_ranges(
 
 
 def reference_measured(then: Sequence[dict], now: Sequence[dict]) -> Measured:
-    """Read the comparison: cells that are not inside must be known ones."""
+    """Read the comparison: every cell must be inside."""
     known = [row for row in then if row["inside"] is not None]
     astray = [row for row in known if not row["inside"]]
-    listed = [row for row in astray if _cell(row) in OUTSIDE]
-    inside_now = all(row["inside"] for row in now)
     text = (
-        f"{len(known) - len(astray)} of {len(known)} recorded cells inside the authors' range, "
-        f"{len(listed)} listed as outside, {len(astray) - len(listed)} not listed; now "
+        f"{len(known) - len(astray)} of {len(known)} recorded cells inside the authors' range; now "
         + ", ".join(f"{r['algorithm']} at layer {r['layer']} {_ranged(r)}" for r in now)
     )
-    for row in listed:
-        text += f"; outside: {' '.join(_cell(row))} {_ranged(row)}, {OUTSIDE[_cell(row)]}"
-    holds = bool(known) and bool(now) and len(astray) == len(listed) and inside_now
+    if astray:
+        text += "; outside: " + "; ".join(f"{' '.join(_cell(r))} {_ranged(r)}" for r in astray)
+    holds = bool(known) and bool(now) and not astray and all(row["inside"] for row in now)
     table = tuple({name: row[name] for name in COMPARED} for row in (*then, *now))
     return Measured(text, holds, table)
 
@@ -436,7 +429,6 @@ CLAIMS = (
         "planted right >= .99, wrong .25 below on the mean and .20 in each, neurons >= .90",
         align_planted,
     ),
-    Claim("align-reference", "inside the authors' range, or listed", align_reference_ranges),
     Claim("align-verdicts", "planted right FOUND, wrong not; twins never FOUND", align_verdicts),
     Claim("align-twin", "random twins under a rotation: .50 within .02, every layer", align_twin),
     Claim(
@@ -445,5 +437,9 @@ CLAIMS = (
         multiplication_probe,
     ),
     Claim("align-cost-mlp", "at least 4x less CPU time than pyvene, IIA not below", align_cost_mlp),
+)
+OPEN = (
+    Claim("align-reference", "every cell inside the authors' range", align_reference_ranges),
     Claim("align-cost-lm", "at least 5x less CPU time than pyvene, IIA not below", align_cost_lm),
 )
+"""Goals that are not met yet: they are measured when they are named, and nobody claims them."""

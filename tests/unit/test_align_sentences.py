@@ -156,5 +156,7 @@ def test_a_whole_run_has_every_guard_and_scores_unseen_names(small, tmp_path):
         assert each["noop"] == 0.0 and each["noop_flipped"] == 0
     found = {guard["guard"]: guard["found"] for guard in done.store.rows("align_guards")}
     assert found["held-out identities"].startswith("unseen names: ")
-    assert found["positive control"].startswith("a distributive network with and_or_and planted")
+    assert found["positive control"].startswith(
+        "a network for distributive with and_or_and planted"
+    )
     assert len(found) == 13 and "missing" not in found.values()
