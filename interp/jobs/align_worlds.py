@@ -17,12 +17,12 @@ from interp.alignment.interchange_training import Recipe, learn, plant
 from interp.alignment.language import LanguageSubject
 from interp.alignment.maps import consecutive_blocks
 from interp.alignment.subjects import Cut, LayerSubject, Subject
-from interp.data.alignment_tasks import Task, task_named
+from interp.data.alignment_tasks import TASKS, Task, task_named
 from interp.data.counterfactuals import Draw, Table
 from interp.data.ioi import IOI
 from interp.engine.loading import load
 from interp.engine.model import Model
-from interp.errors import InputError
+from interp.errors import InputError, nearest
 from interp.jobs.align_cells import SEEDS, Kind, Split
 from interp.models.classifiers import load_classifiers, mlp, site
 from interp.models.weights import weights_hash
@@ -310,7 +310,13 @@ def world(
     Raises:
         InputError: an unknown task, or options that say nothing of it.
     """
-    if task != "ioi":
+    names = (*TASKS, Sentences.name)
+    if task not in names:
+        raise InputError(
+            f"There is no alignment task {task!r}; there are: {', '.join(names)}."
+            f"{nearest(task, names)}"
+        )
+    if task != Sentences.name:
         if model is not None:
             raise InputError(f"--model {model}: {task} has small networks; leave it out.")
         return Classifiers(task, nets, folder)
