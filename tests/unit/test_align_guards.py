@@ -234,11 +234,11 @@ def test_a_row_of_the_records_says_which_fit_it_is_of():
     assert fit_of(row) == CHOSEN and fit_of({**row, "size": 4}) == replace(CHOSEN, size=4)
 
 
-def test_controls_on_a_limited_set_have_half_of_the_updates():
+def test_controls_on_a_limited_set_have_a_quarter_of_the_updates():
     def limited(steps: int) -> Budget:
         return case(bench=bench(Budget(steps=steps, batch=7, inputs=16, held_out=4))).limited
 
-    assert (limited(1000).steps, limited(1000).batch, limited(1).steps) == (500, 7, 1)
+    assert (limited(1000).steps, limited(1000).batch, limited(1).steps) == (250, 7, 1)
 
 
 def test_pooling_follows_its_definition_on_many_draws():
