@@ -11,7 +11,7 @@ from rich.console import Console
 
 from interp.cli.shared import Out, print_table, say, settings_of
 
-SHOWN = ("algorithm", "map", "site", "size", "iia", "twin", "baseline", "verdict")
+SHOWN = ("map", "site", "size", "iia", "twin", "baseline", "verdict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class Align:
 
         set_threads(self.threads)
         done = job.align(settings_of(self, job.Settings), out=self.out, console=console)
+        say(console, f"{self.task}, tested for {done.verdicts[0]['algorithm']}:")
         print_table(console, SHOWN, done.verdicts)
         for row in done.verdicts:
             say(console, f"{row['map']}: {row['reason']}")

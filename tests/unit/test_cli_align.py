@@ -43,11 +43,12 @@ def interp(capsys, monkeypatch):
 def test_a_small_run_prints_each_verdict_with_its_reason(interp, tmp_path):
     done = interp(*RUN, "--out", tmp_path / "run")
     assert (done.status, done.err) == (0, "")
-    assert cells(done.out, "algorithm") == list(SHOWN)
-    shown = cells(done.out, "both_equality")
+    assert done.out.startswith("equality, tested for both_equality:\n")
+    assert cells(done.out, "map") == list(SHOWN)
+    shown = cells(done.out, "orthogonal")
     (row,) = rows_of(tmp_path / "run")["align_verdicts"]
-    assert shown[1:4] == ["orthogonal", "1", "8"] and shown[-1] == row["verdict"] == "NOT FOUND"
-    assert shown[4].startswith(f"{row['iia']:.3g} (")
+    assert shown[:3] == ["orthogonal", "1", "8"] and shown[-1] == row["verdict"] == "NOT FOUND"
+    assert shown[3].startswith(f"{row['iia']:.3g} (")
     assert f"orthogonal: {row['reason']}\n" in done.out
     assert done.out.endswith(f"Records and report: {tmp_path / 'run'}\n")
     before = written(tmp_path / "run")
@@ -128,7 +129,7 @@ def test_no_option_is_left_out():
 def test_threads_are_set_before_anything_is_run(interp, monkeypatch):
     seen: list[int | None] = []
     monkeypatch.setattr(tts, "set_threads", seen.append)
-    row = {**dict.fromkeys(SHOWN, 0.5), "map": "mask", "reason": "[why]"}
+    row = {**dict.fromkeys(SHOWN, 0.5), "algorithm": "a", "map": "mask", "reason": "[why]"}
     monkeypatch.setattr(job, "align", lambda *_, **__: SimpleNamespace(verdicts=[row]))
     done = interp("align", "equality", "--out", "O", "--threads", 3)
     assert seen == [3] and "mask: [why]\n" in done.out
