@@ -1,22 +1,27 @@
 """Path-finding by depth-first search, written as text: the subject of the Failed-Step Fraction.
 
 A problem is a directed tree of `N_NODES` letters, its edges in random order, a start (the root)
-and a goal (a leaf): how many moves lead from start to goal? The trace visits children in random
+and a goal (a leaf): which node stands two above the goal? The trace visits children in random
 order; at a dead end it writes `backtrack` and the parent that it returns to, and goes on from
-there. Once the goal is reached it writes `answer` and the number of moves on the way that stands:
+there. Once the goal is reached it writes `answer` and that node, of the way that stands:
 
     prompt  A>B C>E A>C from A to E :
-    trace    A B backtrack A C E answer 2
+    trace    A B backtrack A C E answer A
 
-An edge is one token, so are a letter, a number and a word. Every visited node is a step; a step
-that the search has left by `backtrack` has failed, and whether it did is known exactly, without a
-judge. In the trace above one step of four failed. The answer is right if the number is, whatever
-was written before it.
+An edge is one token, so are a letter and a word. Every visited node is a step; a step that the
+search has left by `backtrack` has failed, and whether it did is known exactly, without a judge. In
+the trace above one step of four failed. The answer is right if the node is, whatever was written
+before it.
 
-Why failed branches could hurt: the number counts the steps that did *not* fail, so it must be read
-off the trace, where every failed step stands as a step too and must be told apart. A trace that
-never fails is counted at a glance. A failed branch would tell which way not to go, but hardly how
-deep the goal lies. So much is the task; whether failed branches hurt a model is measured.
+Why failed branches could hurt: without them the answer is three words before `answer`. Below it
+they come between, and every failed step looks like a step; one of them has to be told from the way
+that stands. So much is the task; whether failed branches hurt a model is measured.
+
+What is asked decides what cutting a branch does, so it is part of the finding. Where the answer was
+the number of moves, a model that lost its place counted too many, and a cut helped wherever it was
+made, in steps that had not failed too. Where it was the first move, branches near the start
+mattered, and the first more than the last. Where it was the whole way, to be copied, failed steps
+helped: they say a node twice.
 
 Source of the statistic: Feng et al. 2025, arXiv:2509.19284; the subject is our own.
 """
@@ -82,9 +87,9 @@ class PathProblem:
         return tuple(reversed(way))
 
     @property
-    def moves(self) -> int:
-        """How many moves lead from start to goal: the answer."""
-        return len(self.path) - 1
+    def answer(self) -> str:
+        """The node two above the goal, or the start where the way is shorter."""
+        return self.path[-3] if len(self.path) > 2 else self.start
 
 
 @dataclass(frozen=True)
@@ -155,14 +160,14 @@ def oracle(problem: PathProblem, *, seed: int = 0) -> Search:
 
     >>> tree = PathProblem("x", (("A", "B"), ("C", "E"), ("A", "C")), "A", "E")
     >>> [oracle(tree, seed=seed).text for seed in (1, 0)]
-    [' A C E answer 2', ' A B backtrack A C E answer 2']
+    [' A C E answer A', ' A B backtrack A C E answer A']
     >>> oracle(tree, seed=0).fsf
     0.25
     """
     rng = random.Random(f"oracle {problem.id} {seed}")
     words: list[str] = []
     n_steps, n_failed, _ = _visit(problem, problem.start, rng, words)
-    words += [ANSWER, str(problem.moves)]
+    words += [ANSWER, problem.answer]
     return Search("".join(f" {word}" for word in words), n_steps, n_failed)
 
 
@@ -191,9 +196,9 @@ def replay(problem: PathProblem, text: str) -> Replay:
     Steps that failed are those that are not on the way when the search stops.
 
     >>> tree = PathProblem("x", (("A", "B"), ("C", "E"), ("A", "C")), "A", "E")
-    >>> replay(tree, " A B backtrack A E answer 2")
+    >>> replay(tree, " A B backtrack A E answer A")
     ... # doctest: +NORMALIZE_WHITESPACE
-    Replay(n_steps=3, n_failed=1, answer='2', correct=True,
+    Replay(n_steps=3, n_failed=1, answer='A', correct=True,
         flaws=('There is no edge A>E.',), strays=0)
     """
     words = text.split()
@@ -212,7 +217,7 @@ def replay(problem: PathProblem, text: str) -> Replay:
         else:
             flaws.append(f"The search is not below {word!r}, so it cannot return there.")
             n_strays += 1
-    right = answer == str(problem.moves)
+    right = answer == problem.answer
     return Replay(n_steps, n_steps - len(way), answer, right, tuple(flaws), n_strays)
 
 
@@ -241,6 +246,5 @@ def tokenizer() -> PreTrainedTokenizerFast:
     ['<bos>', 'ĠA>B', 'Ġfrom', 'ĠA', 'Ġto', 'ĠB', 'Ġ:']
     """
     edges = [f"{parent}>{child}" for parent, child in permutations(LETTERS, 2)]
-    numbers = map(str, range(1, N_NODES))
-    words = [*LETTERS, *edges, *numbers, "from", "to", ":", BACKTRACK, ANSWER]
+    words = [*LETTERS, *edges, "from", "to", ":", BACKTRACK, ANSWER]
     return piece_tokenizer([f" {word}" for word in words], pattern=r" ?\S+|\s", n_ctx=N_CTX)

@@ -71,7 +71,7 @@ def test_removing_every_failed_branch_leaves_the_straight_way(seed):
     problem, truth = search(seed)
     found = parse_trace(truth.text)
     edits = [remove_branch(found, i) for i in range(len(found.failed_branches))]
-    straight = "".join(f" {word}" for word in [*problem.path, dfs.ANSWER, problem.moves])
+    straight = "".join(f" {word}" for word in [*problem.path, dfs.ANSWER, problem.answer])
     assert edit_spans(truth.text, edits) == straight
 
 

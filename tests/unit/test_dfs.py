@@ -19,18 +19,24 @@ TREE = PathProblem("tree", (("C", "F"), ("A", "B"), ("B", "D"), ("A", "C"), ("B"
 
 def test_prompt_and_path_by_hand():
     assert TREE.prompt == " C>F A>B B>D A>C B>E from A to F :"
-    assert TREE.path == ("A", "C", "F") and TREE.moves == 2
+    assert TREE.path == ("A", "C", "F") and TREE.answer == "A"
     assert TREE.children == {"C": ("F",), "A": ("B", "C"), "B": ("D", "E")}
+
+
+def test_the_answer_is_two_above_the_goal_or_the_start():
+    edges = (("A", "B"), ("B", "C"), ("C", "D"), ("A", "E"))
+    answers = {goal: PathProblem("chain", edges, "A", goal).answer for goal in "BCDE"}
+    assert answers == {"B": "A", "C": "A", "D": "B", "E": "A"}
 
 
 def test_the_oracle_writes_every_order_and_counts_its_failures():
     """From A: C first fails nothing; B first fails B, D and E, in either order: 3 of 6."""
-    lucky = " A C F answer 2"
+    lucky = " A C F answer A"
     found = {search.text: search for search in (oracle(TREE, seed=seed) for seed in range(20))}
     assert set(found) == {
         lucky,
-        " A B D backtrack B E backtrack B backtrack A C F answer 2",
-        " A B E backtrack B D backtrack B backtrack A C F answer 2",
+        " A B D backtrack B E backtrack B backtrack A C F answer A",
+        " A B E backtrack B D backtrack B backtrack A C F answer A",
     }
     assert found.pop(lucky).fsf == 0
     assert [(s.n_steps, s.n_failed, s.fsf) for s in found.values()] == [(6, 3, 0.5)] * 2
@@ -57,11 +63,11 @@ def test_problems_repeat_and_seeds_differ():
 STRAY = "The search is not below {!r}, so it cannot return there."
 REPLAYS = {
     # a right trace
-    " A B D backtrack B E backtrack B backtrack A C F answer 2": Replay(6, 3, "2", True, ()),
+    " A B D backtrack B E backtrack B backtrack A C F answer A": Replay(6, 3, "A", True, ()),
     # right answer after a wrong search
-    " A E backtrack A C F answer 2": Replay(4, 1, "2", True, ("There is no edge A>E.",)),
-    # back over two steps at once; the answer counts a failed step
-    " A B D backtrack A C F answer 3": Replay(5, 2, "3", False, ("A is not the parent of D.",)),
+    " A E backtrack A C F answer A": Replay(4, 1, "A", True, ("There is no edge A>E.",)),
+    # back over two steps at once; a wrong answer
+    " A B D backtrack A C F answer C": Replay(5, 2, "C", False, ("A is not the parent of D.",)),
     # returns to where it never was, and goes on from B
     " A B backtrack C D backtrack A": Replay(
         3, 2, None, False, (STRAY.format("C"), "A is not the parent of D."), 1
@@ -69,8 +75,8 @@ REPLAYS = {
     # returns to nowhere
     " A backtrack": Replay(1, 0, None, False, (STRAY.format(""),), 1),
     " B C": Replay(2, 0, None, False, ("The search starts at B.", "There is no edge B>C.")),
-    " answer 2": Replay(0, 0, "2", True, ()),
-    " A C F answer 2 2": Replay(3, 0, "2 2", False, ()),
+    " answer A": Replay(0, 0, "A", True, ()),
+    " A C F answer A A": Replay(3, 0, "A A", False, ()),
     " A C F answer": Replay(3, 0, "", False, ()),
     "": Replay(0, 0, None, False, ()),
 }
@@ -130,7 +136,7 @@ def test_a_short_training_is_repeatable_and_reads_back(tmp_path):
     config = Config(steps=3, batch=4, d_model=16, n_heads=2, held_out=2, out=tmp_path / "out")
     quiet = Console(quiet=True)
     once, again = (train_dfs.train(config, quiet) for _ in range(2))
-    train_dfs.save(once, config, {}, seconds=1.0, flags=["--steps", "3"])
+    train_dfs.save(once, config, {}, seconds=1.0, flags=["--steps", "C"])
     back = load_trained(config.out).hf
     for name, tensor in once.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name

@@ -296,6 +296,22 @@ def test_the_records_are_of_the_stored_model_and_say_what_the_summary_says():
     assert said["fsf"]["within"]["high"] < 0  # more failed steps, fewer right answers
 
 
+def test_acceptance_failed_branches_hurt_the_last_at_least_as_much_beyond_the_length_control():
+    """Sheet (d): the signs, of problems on which neither model nor settings were chosen."""
+    said = json.loads((RECORDS / "summary.json").read_text(encoding="utf-8"))
+    gains = {
+        (each["arm"], each["against"]): each["gain"]
+        for each in said["edits"]
+        if each["cut"] == "answer"
+    }
+    assert said["fsf, chains without a flaw"]["within"]["high"] < 0
+    assert gains["no-op", "unedited"]["estimate"] == gains["no-op", "unedited"]["high"] == 0
+    assert gains["last", "unedited"]["low"] > 0
+    assert gains["last", "first"]["low"] > 0
+    assert gains["last", "control last"]["low"] > 0
+    assert said["selection"]["gain"]["low"] > 0
+
+
 def test_starts_that_leave_too_little_room_are_not_edited():
     long = TRACE + " E backtrack D" * (MOST_WORDS // 3)
     chains = [row("p", 0, long, False), row("q", 0, TRACE, False)]
