@@ -6,7 +6,9 @@
 **Subjects.** `equality`: networks trained on the task, all layers, twins at each of them.
 `planted-and-or-and` and `planted-and-or`: networks with one algorithm planted at layer 2, tested
 for the planted algorithm and for the other. `ioi`: a small transformer that completes sentences,
-scored on names that no map was fitted on.
+scored on names that no map was fitted on. `product-two-digit`, `product-sft`, `product-auxiliary`
+and `product-icot`: networks that multiply, tested for the running sum of a middle digit and for the
+carry into it, each the other's rival; scored on first numbers that no map was fitted on.
 
 **Records.** A run is one `interp align` of one algorithm, in OUT/SUBJECT-ALGORITHM. A second start
 goes on where the first stopped. Copies for the repository hold the tables and no maps.
@@ -15,7 +17,6 @@ goes on where the first stopped. Copies for the repository hold the tables and n
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -31,7 +32,6 @@ from experiments.parts import RECORDS, shown
 from experiments.study import condense
 from interp.alignment.evidence import Evidence
 from interp.alignment.fitting import Budget
-from interp.data.ioi import word_tokenizer
 from interp.errors import InputError, InterpError, nearest
 from interp.jobs import align
 from interp.jobs.align import Settings
@@ -59,8 +59,8 @@ class Subject:
 
     @property
     def is_language_model(self) -> bool:
-        """Whether the subject reads sentences."""
-        return self.task == "ioi"
+        """Whether the subject is a decoder of tokens."""
+        return self.task in ("ioi", "multiplication")
 
 
 def _planted(kind: str) -> Subject:
@@ -70,6 +70,18 @@ def _planted(kind: str) -> Subject:
         maps=("identity", "orthogonal", "revnet-10x24"),
         sites=("2",),
         weights=NETS / kind,
+    )
+
+
+def _product(recipe: str) -> Subject:
+    """The running sum of a middle digit, and the carry into it."""
+    k = 2 if recipe == "two_digit" else 4
+    return Subject(
+        task="multiplication",
+        algorithms=(f"chat_{k}", f"r_{k - 1}"),
+        maps=("orthogonal", "revnet-8x64"),
+        sites=("0.resid_post", "1.resid_mid"),
+        weights=RECORDS / "multiplication" / recipe,
     )
 
 
@@ -90,6 +102,10 @@ SUBJECTS: Mapping[str, Subject] = {
         sites=("1.resid_post", "2.resid_post"),
         weights=RECORDS / "ioi",
     ),
+    **{
+        f"product-{recipe.replace('_', '-')}": _product(recipe)
+        for recipe in ("two_digit", "sft", "auxiliary", "icot")
+    },
 }
 
 
@@ -110,7 +126,7 @@ class Config:
     """One subject at one size."""
 
     subject: str = "equality"
-    """equality, planted-and-or-and, planted-and-or or ioi."""
+    """equality, planted-and-or-and, planted-and-or, ioi, or product-two-digit and its like."""
     size: Size = "smoke"
     """The budget of a fit: 1,000 updates of 512 pairs, 5,000 of 512, or 10,000 of 6,400; a quarter
     of the pairs for a language model."""
@@ -190,8 +206,6 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
         ModelError, StoreError: weights that cannot be had, or a folder of other settings.
     """
     set_threads(config.threads)
-    if SUBJECTS[config.subject].is_language_model:
-        config = replace(config, model=_with_tokenizer(config))
     found: list[dict[str, Any]] = []
     for algorithm in config.asked:
         name = run_name(config.subject, algorithm)
@@ -201,19 +215,6 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
         if config.records is not None:
             condense(done.store.folder, config.records / name)
     return found
-
-
-def _with_tokenizer(config: Config) -> Path:
-    """The folder of the language model; a copy with its tokenizer where it has none."""
-    weights = config.model or SUBJECTS[config.subject].weights
-    if (weights / "tokenizer.json").is_file() or not (weights / "config.json").is_file():
-        return weights  # whole, or for the loader to refuse
-    there = config.out / "models" / weights.name
-    there.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(weights / name, there / name)
-    word_tokenizer().save_pretrained(there)
-    return there
 
 
 # ---------------------------------------------------------------- what a run recorded

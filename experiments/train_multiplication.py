@@ -88,7 +88,7 @@ class Config(training.Settings):
     @property
     def n_thoughts(self) -> int:
         """Tokens of the written chain at the start."""
-        return 24 if self.recipe == "icot" else 0
+        return task.n_thoughts(self.n_digits) if self.recipe == "icot" else 0
 
     @property
     def split(self) -> task.Split:

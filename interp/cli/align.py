@@ -19,7 +19,7 @@ class Align:
     """Fit alignment maps between networks and an algorithm, run every control, give a verdict."""
 
     task: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="TASK")]]
-    """equality, distributive or ioi; a wrong name lists them."""
+    """equality, distributive, ioi or multiplication; a wrong name lists them."""
     out: Out
     """Folder of the records; a second start goes on where the first stopped."""
     algorithm: str | None = None
@@ -42,7 +42,7 @@ class Align:
     folder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Trained networks of the task; without it they are trained first, about 10 s each."""
     model: str | None = None
-    """The language model of `ioi`: a folder, a registry name or a Hugging Face id."""
+    """The decoder of `ioi` or `multiplication`: a folder, a registry name or a Hugging Face id."""
     updates: int | None = None
     """Most updates of a fit, in place of the budget's."""
     twins_everywhere: bool = False

@@ -19,6 +19,7 @@ arXiv:2405.14838.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,10 @@ VOCABULARY = tuple("0123456789*=#+()")
 """Token i is the i-th of these; a digit's id is its value."""
 TIMES, EQUALS, ANSWER, PLUS, OPEN, CLOSE = range(BASE, len(VOCABULARY))
 HELD_OUT_ONE_IN = 61
+UNSEEN_ONE_IN = 13
 Split = Literal["train", "held_out", "any"]
+Apart = Literal["train", "validation", "test", "unseen"]
+"""Splits of an alignment, which share no pair of operands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,23 +135,61 @@ def draw(n: int, n_digits: int, generator: torch.Generator, *, split: Split = "a
     Raises:
         InputError: `n` or `n_digits` is below 1, or numbers are too large for int64.
     """
+
+    def wanted(pairs: Int[Tensor, "row 2"]) -> Bool[Tensor, " row"]:
+        if split == "any":
+            return torch.ones(len(pairs), dtype=torch.bool)
+        return is_held_out(pairs) == (split == "held_out")
+
+    return _drawn(n, n_digits, generator, wanted)
+
+
+def draw_apart(
+    n: int, n_digits: int, generator: torch.Generator, *, split: Apart = "train"
+) -> Products:
+    """Draw pairs of operands for the splits of an alignment.
+
+    `unseen` has first operands, one number in 13, that no other split has. `test` has of the rest
+    those that networks never train on, and `validation` those of another residue.
+
+    Raises:
+        InputError: as `draw`.
+    """
+
+    def wanted(pairs: Int[Tensor, "row 2"]) -> Bool[Tensor, " row"]:
+        unseen = pairs[:, 0] * 7919 % UNSEEN_ONE_IN == 0
+        if split == "unseen":
+            return unseen
+        place = {"test": _residue(pairs) == 0, "validation": _residue(pairs) == 1}
+        return ~unseen & place.get(split, _residue(pairs) > 1)
+
+    return _drawn(n, n_digits, generator, wanted)
+
+
+def _drawn(
+    n: int,
+    n_digits: int,
+    generator: torch.Generator,
+    wanted: Callable[[Int[Tensor, "row 2"]], Bool[Tensor, " row"]],
+) -> Products:
     if n < 1 or not 1 <= n_digits <= 9:
         raise InputError(f"{n} pairs of {n_digits} digits: ask for 1 or more pairs of 1 to 9.")
     low, high = BASE ** (n_digits - 1), BASE**n_digits
     found: list[Tensor] = []
     while sum(map(len, found)) < n:
         pairs = torch.randint(low, high, (n + 64, 2), generator=generator)
-        keep = torch.ones(len(pairs), dtype=torch.bool)
-        if split != "any":
-            keep = is_held_out(pairs) == (split == "held_out")
-        found.append(pairs[keep])
+        found.append(pairs[wanted(pairs)])
     a, b = torch.cat(found)[:n].T
     return products(digits_of(a, n_digits), digits_of(b, n_digits))
 
 
 def is_held_out(pairs: Int[Tensor, "row 2"]) -> Bool[Tensor, " row"]:
     """Return which pairs of numbers are never trained on: a congruence modulo 61."""
-    return (pairs[:, 0] * 7919 + pairs[:, 1] * 104729) % HELD_OUT_ONE_IN == 0
+    return _residue(pairs) == 0
+
+
+def _residue(pairs: Int[Tensor, "row 2"]) -> Int[Tensor, " row"]:
+    return (pairs[:, 0] * 7919 + pairs[:, 1] * 104729) % HELD_OUT_ONE_IN
 
 
 def draw_distinct(
@@ -189,8 +231,8 @@ def thoughts(data: Products) -> Int[Tensor, "row thought"]:
     """Return the written chain: shifted partial products, and each new running total in brackets.
 
     For n digits `p_0 + p_1 (t_1) + ... + p_(n-1)` with `p_j = a * b_j * 10^j` in n + 1 + j digits
-    and `t_j = p_0 + ... + p_j` in as many; the last total is the answer, so it is left out. Three
-    digits make 24 tokens, two make 8.
+    and `t_j = p_0 + ... + p_j` in as many; the last total is the answer, so it is left out. There
+    are `n_thoughts` of them.
 
     >>> chain = thoughts(products(torch.tensor([[9, 1]]), torch.tensor([[5, 2]])))  # 95 + 380
     >>> "".join(VOCABULARY[i] for i in chain[0])
@@ -205,6 +247,16 @@ def thoughts(data: Products) -> Int[Tensor, "row thought"]:
         if 0 < j < data.n_digits - 1:
             parts += [OPEN * mark, digits_of(total, width), CLOSE * mark]
     return torch.cat(parts, dim=1)
+
+
+def n_thoughts(n_digits: int) -> int:
+    """Return how many tokens the written chain has.
+
+    >>> n_thoughts(2), n_thoughts(3)
+    (8, 24)
+    """
+    widths = range(n_digits + 1, 2 * n_digits + 1)
+    return sum(widths) + n_digits - 1 + sum(width + 2 for width in widths[1:-1])
 
 
 def digit_name(column: int, n_digits: int) -> str:

@@ -11,11 +11,15 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from jaxtyping import Int
+from torch import Tensor
+
 from interp.alignment import exactness, families
 from interp.alignment.baselines import interval
 from interp.alignment.capacity import Side, Trial
 from interp.alignment.fitting import Budget, Fitted, Scores, fit, fresh, score
 from interp.alignment.greedy import greedy
+from interp.alignment.language import score_among
 from interp.alignment.maps import AlignmentMap
 from interp.alignment.subjects import Cut, Subject
 from interp.data.counterfactuals import Pairs, Table
@@ -62,8 +66,12 @@ class World(Protocol):
     nets: tuple[int, ...]
     twins: tuple[int, ...]
     map_seeds: tuple[int, ...]
+    simple: tuple[str, ...]
+    """Families on the capacity curve beside the one that is tested."""
     unseen: str | None
     """What the split of unseen identities holds out; None where there is no such split."""
+    alike: str
+    """Why there is none."""
 
     @property
     def weights(self) -> str | None:
@@ -82,12 +90,16 @@ class World(Protocol):
         """Inputs of a split, with an algorithm's variables; the splits share no input."""
         ...
 
+    def candidates(self, table: Table) -> Int[Tensor, "input choice"] | None:
+        """The answers of each input between which a restricted score decides; None without one."""
+        ...
+
     def subject(self, net: int, kind: Kind, site: str) -> Subject:
         """A frozen network at a site."""
         ...
 
-    def accuracy(self, net: int, kind: Kind) -> float:
-        """The share of test inputs that a network answers as the task does."""
+    def accuracy(self, net: int, kind: Kind, algorithm: str) -> float:
+        """The share of test inputs that a network answers as the algorithm does."""
         ...
 
     def fingerprint(self, net: int, kind: Kind) -> str:
@@ -169,7 +181,8 @@ def row_of(bench: Bench, what: Fit) -> tuple[dict[str, Any], AlignmentMap]:
         "validation_loss": float(validation.loss.double().mean()),
         **scored(_score(bench, what, made.map, "test")),
         **_unseen(bench, what, made.map),
-        "task_accuracy": bench.world.accuracy(what.net, what.kind),
+        **_restricted(bench, what, made.map),
+        "task_accuracy": bench.world.accuracy(what.net, what.kind, what.algorithm),
         **_exact(bench, what, made.map),
         "n_parameters": made.map.n_parameters,
         "updates": made.steps,
@@ -205,6 +218,22 @@ def _unseen(bench: Bench, what: Fit, phi: AlignmentMap) -> dict[str, Any]:
         return {}
     found = scored(_score(bench, what, phi, "unseen"))
     return {f"unseen_{name}": found[name] for name in ("iia", "iia_low", "iia_high")}
+
+
+def _restricted(bench: Bench, what: Fit, phi: AlignmentMap) -> dict[str, Any]:
+    """IIA where only answers of the base's own may be chosen, as others report it: it flatters.
+
+    Source: Sutter et al. 2025, arXiv:2507.08802, section on IOI.
+    """
+    found: dict[str, Any] = {}
+    splits: tuple[Split, ...] = ("test",) if bench.world.unseen is None else ("test", "unseen")
+    for split in splits:
+        among = bench.world.candidates(bench.table(what.algorithm, split))
+        if among is not None:
+            name = "restricted_iia" if split == "test" else "unseen_restricted_iia"
+            cut, pairs = bench.of(what, split)
+            found[name] = score_among(cut, phi, pairs, among).iia
+    return found
 
 
 def _exact(bench: Bench, what: Fit, phi: AlignmentMap) -> dict[str, Any]:

@@ -39,8 +39,6 @@ Row = Mapping[str, Any]
 """A row of the records, by its columns."""
 CURVE_SIZES = (1000, LIMITED)
 """Training pairs on the capacity curve; the whole budget stands beside them in the fits."""
-SIMPLE = ("identity", "orthogonal")
-"""Families on the capacity curve beside the one that is tested."""
 CONTROL_SHARE = 4
 """Controls on a limited set have the budget's updates divided by this."""
 TOLD_APART = 2000
@@ -256,16 +254,18 @@ def _fitted_controls(case: Case) -> dict[str, Control]:
 
 
 def _curve(case: Case) -> Iterable[CapacityRow]:
-    """Small sets of pairs under half of the budget, for the network and its twin."""
-    world, chosen = case.bench.world, case.chosen
-    names = dict.fromkeys((*SIMPLE, chosen.map))
-    maps = {name: case.bench.start(replace(chosen, map=name)) for name in names}
-    nets = {
-        "trained": case.bench.trial(chosen),
-        "twin": case.bench.trial(replace(chosen, kind="twin", net=world.twins[0])),
-    }
-    sizes = [n for n in CURVE_SIZES if n <= len(nets["trained"].train.pairs)]
-    return controls.capacity(maps, nets, case.limited, sizes=sizes)
+    """Small sets of pairs under less of the budget, for the network and its twin.
+
+    Each starts from maps of its own: neurons, for one, are searched for in the network itself.
+    """
+    bench, chosen = case.bench, case.chosen
+    twin = replace(chosen, kind="twin", net=bench.world.twins[0])
+    for net, fit in (("trained", chosen), ("twin", twin)):
+        names = dict.fromkeys((*bench.world.simple, chosen.map))
+        maps = {name: bench.start(replace(fit, map=name)) for name in names}
+        trial = bench.trial(fit)
+        sizes = [n for n in CURVE_SIZES if n <= len(trial.train.pairs)]
+        yield from controls.capacity(maps, {net: trial}, case.limited, sizes=sizes)
 
 
 def _lengths(case: Case) -> dict[str, DescriptionLength]:
@@ -314,10 +314,7 @@ def _mean_of(found: Sequence[Baseline]) -> Baseline:
 def _held_out(case: Case) -> HeldOut | NotApplicable:
     where = case.bench.world.unseen
     if where is None:
-        return NotApplicable(
-            "inputs are vectors of a continuous distribution without identities; test inputs "
-            "share no vector with those of fitting"
-        )
+        return NotApplicable(case.bench.world.alike)
     top = best(_baselines(case, "unseen").values()).highest
     name = "unseen_iia"
     return HeldOut(where, pooled(case.trained, name), top, pooled(case.twins, name))

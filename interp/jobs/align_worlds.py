@@ -1,29 +1,25 @@
-"""Tasks with their networks: small classifiers on vectors, and language models on sentences."""
+"""Tasks with their networks, by name: small classifiers on vectors, and decoders."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.alignment.interchange_training import Recipe, learn, plant
-from interp.alignment.language import LanguageSubject
 from interp.alignment.maps import consecutive_blocks
-from interp.alignment.subjects import Cut, LayerSubject, Subject
+from interp.alignment.subjects import LayerSubject, Subject
 from interp.data.alignment_tasks import TASKS, Task, task_named
-from interp.data.counterfactuals import Draw, Table
-from interp.data.ioi import IOI
-from interp.engine.loading import load
-from interp.engine.model import Model
+from interp.data.counterfactuals import Table
 from interp.errors import InputError, nearest
 from interp.jobs.align_cells import SEEDS, Kind, Split
+from interp.jobs.align_decoders import Products, Sentences
 from interp.models.classifiers import load_classifiers, mlp, site
 from interp.models.weights import weights_hash
 
@@ -46,7 +42,12 @@ class Classifiers:
         folder: of `experiments.train_alignment_nets`; without it they are trained when first used.
     """
 
+    simple = ("identity", "orthogonal")
     unseen: str | None = None
+    alike = (
+        "inputs are vectors of a continuous distribution without identities; test inputs share no "
+        "vector with those of fitting"
+    )
     map_seeds: tuple[int, ...] = (0,)
     sites = tuple(str(layer) for layer in range(1, HIDDEN_LAYERS + 1))
 
@@ -84,8 +85,11 @@ class Classifiers:
         """Inputs of a split, with an algorithm's variables."""
         return self._task.table(algorithm, n, SEEDS[split], split=split)
 
-    def accuracy(self, net: int, kind: Kind) -> float:
-        """The share of test inputs that a network answers as the task does."""
+    def candidates(self, table: Table) -> None:
+        """There are two answers, so nothing to restrict."""
+
+    def accuracy(self, net: int, kind: Kind, algorithm: str | None = None) -> float:
+        """The share of test inputs that a network answers as the task and all algorithms do."""
         inputs, labels = self._labelled("test", 10_000)
         with torch.no_grad():
             return float((self.net(net, kind)(inputs).argmax(1) == labels).double().mean())
@@ -176,150 +180,27 @@ def _shapes(net: nn.Module) -> dict[str, torch.Size]:
 SPLITS: tuple[Literal["train"], Literal["validation"]] = ("train", "validation")
 
 
-class Sentences:
-    """Indirect objects in sentences, and a language model that completes them.
-
-    One network has several map seeds in place of several networks; its twins are the same
-    configuration with random weights. Answers are the task's 100 names. A sentence costs more than
-    a vector does, so tables and sets of pairs are bounded by `_sizes`, whatever the budget says.
-
-    Args:
-        model: folder, registry name or Hugging Face id.
-        n: map seeds, and twins.
-    """
-
-    name = "ioi"
-    inputs = "sentences of 30 templates with the names that maps are fitted on"
-    unseen: str | None = "unseen names"
-
-    def __init__(self, model: str, n: int) -> None:
-        self._model = load(model)
-        self._task = IOI(self._model.tokenizer, answers="names")
-        self.sites = tuple(f"{i}.resid_post" for i in range(self._model.sizes.n_layers))
-        self.width = self._model.sizes.d_model
-        self.algorithms = tuple(self._task.algorithms)
-        self.nets: tuple[int, ...] = (0,)
-        self.map_seeds, self.twins = tuple(range(n)), tuple(range(1, n + 1))
-        self.weights = self.fingerprint(0, "trained")
-        self._most = _sizes(sum(w.numel() for w in self._model.hf.parameters()))
-        self.model = lru_cache(maxsize=n + 1)(self._net)
-        self.subject = lru_cache(maxsize=4)(self._subject)  # each keeps keys and values
-        self.accuracy = lru_cache(maxsize=None)(self._accuracy)
-
-    def rivals(self, algorithm: str) -> tuple[str, ...]:
-        """Algorithms that answer alike on every sentence."""
-        return self._task.rivals(algorithm)
-
-    def variables(self, algorithm: str) -> tuple[str, ...]:
-        """The inner variables of an algorithm."""
-        return self._task.algorithms[algorithm].inner
-
-    def table(self, algorithm: str, split: Split, n: int) -> Table:
-        """At most n sentences of a split, with an algorithm's variables.
-
-        It draws at most as many pairs at once as the model can afford.
-        """
-        where = "unseen names" if split == "unseen" else split
-        inputs, pairs = self._most[split == "train"]
-        made = self._task.table(algorithm, min(n, inputs), SEEDS[split], split=where, width=WIDTH)
-        return replace(made, draw=at_most(pairs, made.draw))
-
-    def candidates(self, table: Table) -> Int[Tensor, "input 2"]:
-        """The two names between which a restricted score decides; it flatters.
-
-        Source: Sutter et al. 2025, arXiv:2507.08802, section on IOI.
-        """
-        return self._task.candidates(table)
-
-    def _accuracy(self, net: int, kind: Kind) -> float:
-        """The share of test sentences whose most likely token, of all, is the right name."""
-        table = self.table(self.algorithms[0], "test", SCORED)
-        cut = LanguageSubject(self.model(net, kind), self.sites[-1]).cut(table.inputs)
-        right = torch.tensor(self._task.answer_tokens)[self._task.labels(table)]
-        return float((cut.clean().argmax(1) == right).double().mean())
-
-    def fingerprint(self, net: int, kind: Kind) -> str:
-        """A hash of the model's weights."""
-        return weights_hash(self._model.hf if kind == "trained" else self.model(net, kind).hf)
-
-    def _net(self, net: int, kind: Kind) -> Model:
-        """The model, or a twin with random weights."""
-        if kind == "trained":
-            return self._model
-        hf: Any = self._model.hf
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(net)
-            twin = type(hf)(hf.config).to(hf.dtype).eval()
-        return load(twin, tokenizer=self._model.tokenizer)
-
-    def _subject(self, net: int, kind: Kind, at: str) -> Subject:
-        return _Once(LanguageSubject(self.model(net, kind), at, answers=self._task.answer_tokens))
-
-
-class _Once(Subject):
-    """A subject that runs each set of prompts to the site once, whoever asks: algorithms differ in
-    what they say of the same sentences."""
-
-    def __init__(self, subject: Subject) -> None:
-        self._subject, self.site = subject, subject.site
-        self._cuts: dict[bytes, Cut] = {}
-
-    def cut(self, inputs: Shaped[Tensor, "input ..."]) -> Cut:
-        """Return the cut of these inputs, made when they are first seen."""
-        key = hashlib.sha256(inputs.numpy().tobytes()).digest()
-        if key not in self._cuts:
-            self._cuts[key] = self._subject.cut(inputs)
-        return self._cuts[key]
-
-    def weights(self) -> Iterable[Tensor]:
-        """Return the network's weights."""
-        return self._subject.weights()
-
-
-def at_most(most: int, draw: Draw) -> Draw:
-    """Return a recipe that draws so many pairs at once and no more."""
-    return lambda table, n, stream: draw(table, min(n, most), stream)
-
-
-def _sizes(n_parameters: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Inputs and pairs of a held-out split, and of training: fewer where a model is large.
-
-    >>> _sizes(240_000), _sizes(135_000_000)
-    (((1000, 1000), (8192, 10000)), ((250, 500), (1024, 2048)))
-    """
-    if n_parameters <= SMALL:
-        return (1000, 1000), (8192, 10_000)
-    return (250, 500), (1024, 2048)
-
-
-SMALL = 10_000_000
-"""Parameters of a model for which sentences are cheap."""
-SCORED = 500
-"""Sentences on which task accuracy is measured, at most."""
-
-
-WIDTH = 32
-"""Tokens of a row of sentences, shorter ones filled up."""
+DECODERS = {each.name: each for each in (Sentences, Products)}
 
 
 def world(
     task: str, *, nets: int, folder: Path | None, model: str | None
-) -> Classifiers | Sentences:
+) -> Classifiers | Sentences | Products:
     """Return a task with its networks.
 
     Raises:
         InputError: an unknown task, or options that say nothing of it.
     """
-    names = (*TASKS, Sentences.name)
+    names = (*TASKS, *DECODERS)
     if task not in names:
         raise InputError(
             f"There is no alignment task {task!r}; there are: {', '.join(names)}."
             f"{nearest(task, names)}"
         )
-    if task != Sentences.name:
+    if task not in DECODERS:
         if model is not None:
             raise InputError(f"--model {model}: {task} has small networks; leave it out.")
         return Classifiers(task, nets, folder)
     if model is None or folder is not None:
-        raise InputError("ioi needs a language model: give --model, and no --folder.")
-    return Sentences(model, nets)
+        raise InputError(f"{task} needs a language model: give --model, and no --folder.")
+    return DECODERS[task](model, nets)

@@ -21,7 +21,7 @@ from interp.results.manifest import replace_file
 PACKAGE = Path(__file__).parents[1]
 DECIDING = ("edits.py", "attention_edits.py", "sites.py", "metrics.py", "stats.py", "bases.py")
 DECIDING += ("causal_models.py", "jobs/align_cells.py", "jobs/align_guards.py")
-DECIDING += ("jobs/align_worlds.py",)
+DECIDING += ("jobs/align_decoders.py", "jobs/align_worlds.py")
 DECIDING += ("models", "engine", "thinking", "patching", "steering", "latent", "alignment", "data")
 CODE = tuple(PACKAGE / part for part in DECIDING)
 """The source that decides numbers; records of another version belong to another run."""

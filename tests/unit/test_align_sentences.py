@@ -14,10 +14,11 @@ from interp.alignment.interchange_training import Recipe
 from interp.alignment.verdicts import WORDS
 from interp.data.counterfactuals import require_apart
 from interp.errors import InputError
-from interp.jobs import align_cells, align_guards, align_worlds, runs
+from interp.jobs import align_cells, align_decoders, align_guards, align_worlds, runs
 from interp.jobs.align import INCOMPLETE, Settings, align
 from interp.jobs.align_cells import World
-from interp.jobs.align_worlds import Sentences, at_most, world
+from interp.jobs.align_decoders import Sentences, at_most
+from interp.jobs.align_worlds import world
 
 TINY = Budget(steps=4, batch=32, check_every=4, inputs=2000, held_out=120)
 SPLITS = ("train", "validation", "test", "unseen")
@@ -50,8 +51,8 @@ def test_tables_and_pairs_are_bounded_and_the_same_each_time(about):
 
 
 def test_a_large_model_has_smaller_tables():
-    assert align_worlds._sizes(10_000_000) == ((1000, 1000), (8192, 10_000))
-    assert align_worlds._sizes(10_000_001) == ((250, 500), (1024, 2048))
+    assert align_decoders._sizes(10_000_000) == ((1000, 1000), (8192, 10_000))
+    assert align_decoders._sizes(10_000_001) == ((250, 500), (1024, 2048))
 
 
 def test_no_split_shares_a_sentence_and_unseen_names_are_others(about):
@@ -109,7 +110,9 @@ def test_accuracy_is_that_of_the_plain_model_over_all_tokens(about):
         logits = about.model(net, kind).hf(table.inputs[:, : last.max() + 1].clamp(min=0)).logits
         found = logits[torch.arange(len(table)), last].argmax(1)
         share = float((found == tokens).double().mean())
-        assert about.accuracy(net, kind) == pytest.approx(share, abs=0.002)  # one near tie
+        assert about.accuracy(net, kind, "pattern") == pytest.approx(
+            share, abs=0.002
+        )  # one near tie
         assert low <= share <= high
 
 
@@ -132,7 +135,7 @@ def test_what_is_refused():
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setitem(BUDGETS, "smoke", TINY)
-    monkeypatch.setattr(align_worlds, "_sizes", lambda n: ((60, 60), (200, 1100)))
+    monkeypatch.setattr(align_decoders, "_sizes", lambda n: ((60, 60), (200, 1100)))
     monkeypatch.setattr(align_worlds, "TRAINED_INPUTS", 2048)
     monkeypatch.setattr(align_worlds, "PLANTING", Recipe(steps=6, batch=64))
     for part in (align_cells, align_guards):
@@ -153,6 +156,8 @@ def test_a_whole_run_has_every_guard_and_scores_unseen_names(small, tmp_path):
     assert len(fits) == 2 * 2 + 2 + 2 * 2  # sizes and seeds, twins, rivals and seeds
     for each in fits:
         assert 0 <= each["unseen_iia"] <= 1 and each["n_pairs"] == 60
+        assert each["iia"] <= each["restricted_iia"] <= 1  # two names in place of a hundred
+        assert each["unseen_iia"] <= each["unseen_restricted_iia"] <= 1
         assert each["noop"] == 0.0 and each["noop_flipped"] == 0
     found = {guard["guard"]: guard["found"] for guard in done.store.rows("align_guards")}
     assert found["held-out identities"].startswith("unseen names: ")

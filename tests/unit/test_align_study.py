@@ -102,20 +102,13 @@ def test_each_subject_asks_what_the_study_says():
     assert asked.spent.steps == 1000  # as many updates as elsewhere
 
 
-def test_a_language_model_without_a_tokenizer_gets_one_beside_a_copy(tmp_path):
-    config = Config(subject="ioi", model=tmp_path / "w", out=tmp_path / "o")
-    assert align_study._with_tokenizer(config) == tmp_path / "w"  # not there: the loader says so
-    assert not (tmp_path / "o").exists()
-    (tmp_path / "w").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / "w" / name).write_text("{}")
-    there = align_study._with_tokenizer(config)
-    assert there == tmp_path / "o" / "models" / "w"
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
-        path.name for path in there.iterdir()
-    }
-    assert not (tmp_path / "w" / "tokenizer.json").exists()
-    assert align_study._with_tokenizer(replace(config, model=there)) == there
+def test_products_are_tested_for_a_middle_digit_and_the_carry_into_it():
+    asked = settings(Config(subject="product-sft"), "r_3")
+    assert Config(subject="product-sft").asked == ("chat_4", "r_3")
+    assert Config(subject="product-two-digit").asked == ("chat_2", "r_1")
+    assert (asked.task, asked.folder) == ("multiplication", None)
+    assert asked.model == "experiments/records/multiplication/sft"
+    assert asked.sites == ("0.resid_post", "1.resid_mid")
 
 
 # ---------------------------------------------------------------- a study

@@ -289,7 +289,7 @@ def test_a_network_that_does_not_solve_its_task_is_invalid(tmp_path):
 
 REFUSED = {
     "task": ({"task": "equalty"}, "There is no alignment task 'equalty'; there are: equality, "
-             "distributive, ioi. Did you mean 'equality'?"),
+             "distributive, ioi, multiplication. Did you mean 'equality'?"),
     "algorithm": ({"algorithm": "both_equalty"}, "equality has no algorithm 'both_equalty'; there "
                   "are: both_equality, left_equality, first_argument, first_arguments. Did you "
                   "mean 'both_equality'?"),
