@@ -6,10 +6,11 @@ interval that counts them one by one is too narrow. `cluster_bootstrap` redraws 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import hypot, isfinite, sqrt
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -79,6 +80,30 @@ def cluster_bootstrap(
         return Interval(estimate, None, None, n_units, level, why)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), n_units, level, _few(n_units))
+
+
+def pooled(rows: Sequence[Mapping[str, Any]], name: str) -> Interval:
+    """Return the mean of a column over units, such as networks, with the wider of two intervals.
+
+    One redraws the units; the other adds up their own intervals (columns `name_low` and
+    `name_high`) as those of independent draws of shares. A single unit has its own.
+
+    Raises:
+        InputError: there is no row.
+    """
+    values = [float(row[name]) for row in rows]
+    ends = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for row in rows]
+    if len(rows) == 1:
+        return Interval(values[0], *ends[0], 1)
+    over = cluster_bootstrap(values, range(len(values)))
+    halves = [(high - low) / 2 for low, high in ends if low is not None and high is not None]
+    half = hypot(*halves) / len(rows)
+    if len(halves) < len(rows):
+        return over
+    if over.low is not None and over.high is not None and over.high - over.low >= 2 * half:
+        return over
+    low, high = max(0.0, over.estimate - half), min(1.0, over.estimate + half)
+    return Interval(over.estimate, low, high, len(rows), over.level, over.warning)
 
 
 def paired_difference(

@@ -33,7 +33,7 @@ from interp.alignment.null_space import MOST_RANK, NullSpace, null_space
 from interp.data.counterfactuals import distinguishing, require_apart
 from interp.errors import InputError
 from interp.jobs.align_cells import LIMITED, SEARCHED, SEEDS, Bench, Fit, Split
-from interp.stats import FEW_CLUSTERS, Interval, cluster_bootstrap
+from interp.stats import Interval, pooled
 
 Row = Mapping[str, Any]
 """A row of the records, by its columns."""
@@ -112,29 +112,6 @@ def gather(case: Case) -> Evidence:
         runner_up=runner_up(case.tried, chosen),
         positive_control=PositiveControl(*case.planted),
     )
-
-
-def pooled(rows: Sequence[Row], name: str) -> Interval:
-    """Return the mean of a score over networks with the wider of two intervals.
-
-    One redraws networks; the other adds up the networks' own intervals over bases as those of
-    independent draws.
-    """
-    values = [row[name] for row in rows]
-    if len(rows) == 1:
-        return Interval(values[0], rows[0][f"{name}_low"], rows[0][f"{name}_high"], 1)
-    over = cluster_bootstrap(values, range(len(values)))
-    ends = [(row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
-    if any(low is None or high is None for low, high in ends):
-        return over
-    halves = [(high - low) / 2 for low, high in ends]
-    half = math.sqrt(sum(h * h for h in halves)) / len(rows)
-    mean = over.estimate
-    if over.low is None or over.high is None or over.high - over.low >= 2 * half:
-        return over
-    low, high = max(0.0, mean - half), min(1.0, mean + half)
-    few = None if len(rows) >= FEW_CLUSTERS else over.warning
-    return Interval(mean, low, high, len(rows), over.level, few)
 
 
 def splits_apart(bench: Bench, algorithm: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from interp.errors import InputError
 from interp.results.report_causal import few
 from interp.results.report_stats import Finding, Row, count, number
-from interp.stats import Interval, cluster_bootstrap
+from interp.stats import pooled
 
 
 @dataclass(frozen=True)
@@ -164,27 +164,6 @@ def tested_of(fits: Sequence[Row], verdicts: Sequence[Row]) -> set[tuple[str, st
             found.add((subject, str(row["algorithm"])))
             judged.add(subject)
     return found
-
-
-def pooled(rows: Sequence[Row], name: str = "iia") -> Interval:
-    """Return the mean of a score over networks, with the wider of two 95% intervals.
-
-    One redraws networks; the other adds up their own intervals over bases, those of independent
-    draws. A single network has its own. Without any interval the ends are None.
-    """
-    values = [float(row[name]) for row in rows]
-    ends = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for row in rows]
-    if len(rows) == 1:
-        return Interval(values[0], *ends[0], 1)
-    over = cluster_bootstrap(values, range(len(values)))
-    halves = [(high - low) / 2 for low, high in ends if low is not None and high is not None]
-    half = math.hypot(*halves) / len(rows)
-    if len(halves) < len(rows):
-        return over
-    if over.low is not None and over.high is not None and over.high - over.low >= 2 * half:
-        return over
-    low, high = max(0.0, over.estimate - half), min(1.0, over.estimate + half)
-    return Interval(over.estimate, low, high, len(rows), over.level, over.warning)
 
 
 def pooled_row(rows: Sequence[Row], name: str = "iia") -> dict[str, Any]:

@@ -11,7 +11,6 @@ from interp.alignment import baselines, evidence, verdicts
 from interp.errors import InputError
 from interp.jobs import runs
 from interp.jobs.align import INCOMPLETE
-from interp.jobs.align_guards import pooled
 from interp.results import align_findings as said
 from interp.results import report_align as align
 from interp.results.report import TABLES, render
@@ -47,15 +46,6 @@ def test_the_words_and_the_guards_are_those_of_the_verdicts():
     assert said.BASELINES == baselines.NAMES
     for word in ("IMPLEMENTS", "FOUND", "NOT FOUND, GENERALISES", "found under x, GENERALISES"):
         assert said.kind_of(word) == said.NO_VERDICT
-
-
-def test_a_mean_over_networks_has_the_interval_that_the_verdict_has():
-    for values in ([0.9], [0.9, 0.9, 0.9], [0.6, 0.9, 0.7], [0.999, 1.0]):
-        made = [rows.fit_row(i, iia) for i, iia in enumerate(values)]
-        assert said.pooled(made) == pooled(made, "iia")
-    bare = [{"iia": 0.5}, {"iia": 0.7}]
-    assert said.pooled(bare).estimate == pytest.approx(0.6)
-    assert said.pooled([{"iia": 0.5}]).low is None
 
 
 # ---------------------------------------------------------------- sections

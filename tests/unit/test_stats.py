@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from interp.errors import InputError, UndefinedEffectError
-from interp.stats import auc, cluster_bootstrap, mean, paired_difference, spearman, wilson
+from interp.stats import (
+    Interval,
+    auc,
+    cluster_bootstrap,
+    mean,
+    paired_difference,
+    pooled,
+    spearman,
+    wilson,
+)
 
 
 def clustered(rng: np.random.Generator, n_clusters: int = 40, n_steps: int = 5):
@@ -265,3 +274,52 @@ def test_spearman_sees_order_only():
 def test_spearman_of_a_constant_is_undefined():
     with pytest.raises(UndefinedEffectError, match=r"^A side of the 2 pairs is constant"):
         spearman([1, 2], [3, 3])
+
+
+# Pooled intervals
+
+
+def scored(iia: float, half: float = 0.0) -> dict[str, float]:
+    return {"iia": iia, "iia_low": iia - half, "iia_high": iia + half}
+
+
+def test_two_networks_that_differ_have_the_interval_of_redrawing_them():
+    """Both first, one of each, both second: 1/4, 1/2, 1/4 of the resamples."""
+    found = pooled([scored(0.5, 0.01), scored(0.9, 0.01)], "iia")
+    assert (found.estimate, found.low, found.high) == (pytest.approx(0.7), 0.5, 0.9)
+    assert (found.n_units, found.warning) == (
+        2,
+        "only 2 problems: the interval is probably too narrow",
+    )
+
+
+def test_networks_that_agree_have_the_interval_of_their_added_variances():
+    """Halves .06 and .08: sqrt(.06² + .08²) / 2 = .05."""
+    found = pooled([scored(0.8, 0.06), scored(0.8, 0.08)], "iia")
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.8, 0.75, 0.85))
+    assert found.n_units == 2 and found.warning
+
+
+def test_the_wider_interval_keeps_to_shares_and_twenty_networks_are_not_few():
+    (high, low) = (pooled([scored(iia, 0.06), scored(iia, 0.08)], "iia") for iia in (0.98, 0.02))
+    assert (high.low, high.high) == pytest.approx((0.93, 1.0))
+    assert (low.low, low.high) == pytest.approx((0.0, 0.07))
+    many = pooled([scored(0.5, 0.1)] * 25, "iia")
+    assert (many.low, many.high) == pytest.approx((0.48, 0.52)) and many.warning is None
+
+
+def test_one_network_has_its_own_interval():
+    assert pooled([scored(0.5, 0.25)], "iia") == Interval(0.5, 0.25, 0.75, 1)
+    row = {"share": 0.5, "share_low": None, "share_high": None}
+    assert pooled([row], "share") == Interval(0.5, None, None, 1)
+
+
+def test_networks_without_intervals_of_their_own_are_redrawn():
+    rows = [{"share": value, "share_low": None, "share_high": None} for value in (0.5, 0.9)]
+    found = pooled(rows, "share")
+    assert (found.low, found.high) == (0.5, 0.9)
+
+
+def test_a_column_alone_is_redrawn_and_one_unit_of_it_has_no_interval():
+    assert pooled([{"iia": 0.5}, {"iia": 0.7}], "iia").estimate == pytest.approx(0.6)
+    assert pooled([{"iia": 0.5}], "iia").low is None
