@@ -9,15 +9,17 @@ from the same seeds (`experiments.train_alignment_nets`), on the same algorithms
 least and most over their networks. A mean of ours that lies within theirs is inside their seeds'
 range. One cell of the records is one fit, so a stopped run goes on where it was.
 
-The part `progression` fits maps to networks that are still learning; these are trained again when
-it starts, in about a minute.
+The part `untrained` stops, as all do, when the loss has long been flat, and the networks that no
+map has bent until then stay at chance; `bent` fits the first layer of the same networks to the end
+of the budget. `progression` fits maps to networks that are still learning; these are trained again
+when it starts, in about a minute.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ import interp.results as results
 from experiments import train_alignment_nets
 from experiments.parts import RECORDS, shown
 from experiments.study import condense
-from interp.alignment.fitting import BUDGETS
+from interp.alignment.fitting import BUDGETS, Budget
 from interp.errors import InputError, InterpError, nearest
 from interp.jobs import runs
 from interp.jobs.align_cells import Bench, Fit, Kind, row_of
@@ -58,6 +60,8 @@ class Group:
     algorithms: tuple[str, ...]
     layers: tuple[str, ...] = LAYERS
     kind: Kind = "trained"
+    patient: bool = False
+    """Spend the whole budget: a loss that stays flat for long may fall later."""
 
     @property
     def task(self) -> str:
@@ -125,6 +129,9 @@ PARTS: Mapping[str, tuple[Group, ...]] = {
         Group("progression", "equality", "orthogonal", ("both_equality",), kind="twin"),
         Group("progression", "equality", "revnet-10x128", ("both_equality",), kind="twin"),
     ),
+    "bent": (
+        Group("progression", "equality", "revnet-10x128", ("both_equality",), ("1",), "twin", True),
+    ),
     "first": (
         Group("final", "equality", "revnet-10x16", ("first_argument",)),
         Group("final", "equality", "revnet-10x16", ("left_equality",)),
@@ -148,7 +155,7 @@ class Config:
     """Which parts, and how much is spent on each fit."""
 
     parts: tuple[str, ...] = ("orthogonal", "planted", "revnet", "untrained", "width")
-    """orthogonal, planted, revnet, untrained, first, width, progression."""
+    """orthogonal, planted, revnet, untrained, bent, first, width, progression."""
     budget: str = "standard"
     """smoke, standard or paper."""
     nets: int = 5
@@ -198,14 +205,17 @@ def _fits(config: Config, part: str) -> Iterator[tuple[Group, Fit]]:
 def _bench(group: Group, config: Config) -> Bench:
     """Groups of the same networks share their tables and states."""
     chunks = group.chunks if isinstance(group, Learning) else None
-    return _made(group.task, group.nets, chunks, config.nets, config.budget)
+    budget = BUDGETS[config.budget]
+    if group.patient:
+        budget = replace(budget, patience=budget.steps, plateau=budget.steps)
+    return _made(group.task, group.nets, chunks, config.nets, budget)
 
 
 @lru_cache(maxsize=2)
-def _made(task: str, nets: str, chunks: int | None, n: int, budget: str) -> Bench:
+def _made(task: str, nets: str, chunks: int | None, n: int, budget: Budget) -> Bench:
     stored = chunks is None
     networks = Classifiers(task, n, NETS / nets) if stored else Unfinished(task, n, chunks)
-    return Bench(networks, BUDGETS[budget])
+    return Bench(networks, budget)
 
 
 def _begin(config: Config, part: str) -> results.Store:

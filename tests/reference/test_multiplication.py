@@ -85,13 +85,7 @@ def test_swap_effects_are_differences_of_hugging_faces_logits(prefix):
     assert found.abs().max() > 5
 
 
-C2_IS_LEARNED_A_LITTLE = pytest.mark.xfail(
-    strict=True,
-    reason="after 2,200 updates c2 has lost 0.48 of its ln 10 nats, where 0.3 is asked for",
-)
-
-
-@pytest.mark.parametrize("k", [pytest.param(2, marks=C2_IS_LEARNED_A_LITTLE), 3])
+@pytest.mark.parametrize("k", [2, 3])
 def test_plain_training_fails_in_the_middle(k: int):
     """c2 and c3 within 0.3 of ln 10 behind the right digits, the ends near 0."""
     network = net("sft")
@@ -100,7 +94,7 @@ def test_plain_training_fails_in_the_middle(k: int):
     assert abs(float(losses[k]) - math.log(10)) < 0.3
 
 
-@pytest.mark.parametrize("k", [pytest.param(2, marks=C2_IS_LEARNED_A_LITTLE), 3])
+@pytest.mark.parametrize("k", [2, 3])
 def test_a_middle_column_of_the_heat_map_is_empty(k: int):
     assert heat("sft").effect[:, k].abs().max() < 2
 
