@@ -26,7 +26,7 @@ from interp.latent.training.losses import (
     teacher_row,
     text_pass,
 )
-from interp.latent.training.presets import CYCLE
+from interp.latent.training.presets import CYCLE, CYCLE_CODI
 from interp.latent.training.recipe import ALL
 from tests.latent_cases import PROBLEMS, calibration, ragged, random_subject
 
@@ -115,10 +115,9 @@ def test_text_is_trained_on_the_next_token_from_the_first_step_on():
     torch.testing.assert_close(own, torch.stack(losses).mean(), **EXACT)
 
 
-def test_states_of_student_and_teacher_are_those_of_the_token_before_the_answer():
-    recipe = Recipe(
-        kind="codi", objective="distil", layout=replace(CYCLE, target="= {answer}"), n_latents=3
-    )
+@pytest.mark.parametrize("layout", [replace(CYCLE, target="= {answer}"), CYCLE_CODI])
+def test_states_of_student_and_teacher_are_those_of_the_token_before_the_answer(layout):
+    recipe = Recipe(kind="codi", objective="distil", layout=layout, n_latents=3)
     subject = untrained(replace(recipe, d_model=16), Cycles())
     for part in (subject.hf, subject.projection):
         part.double().eval()

@@ -77,7 +77,7 @@ def test_codi_begins_with_its_teacher_and_raises_the_level():
         *[(f"level {k}", "distil", k) for k in (1, 2, 3, 4)],
     ]
     assert [p.until for p in plan] == [0.1, 0.1, 0.1, 0.1, 0.005]
-    assert [p.latents for p in plan[1:]] == [4] * 4
+    assert [p.latents for p in plan[1:]] == [3] * 4  # the last hop is taken at the end marker
 
 
 def test_published_codi_has_one_phase_for_all_of_its_updates():
@@ -300,11 +300,14 @@ def test_every_tiny_recipe_makes_an_update(name):
     trained = train(recipe, source)
     assert trained.updates == 6
     assert all(run.loss is None or 0 < run.loss < 50 for run in trained.runs)
-    assert trained.subject.n_steps == (0 if "no-latents" in name else 4)
+    slots = {"cycle-codi": 3, "cycle-no-latents": 0, "cycle-codi-no-latents": 0}
+    assert trained.subject.n_steps == slots.get(name, 4)
 
 
 def test_recipes_are_plain_values():
-    assert asdict(preset("cycle-codi"))["layout"]["target"] == "= {answer}" == CYCLE_CODI.target
+    recipe = asdict(preset("cycle-codi"))
+    assert recipe["layout"]["close"] == "=" == CYCLE_CODI.close
+    assert recipe["teacher_prompt"] == "{question}<start>" == CYCLE_CODI.prompt
     assert preset("cycle-coconut").layout == CYCLE == LAYOUT
 
 

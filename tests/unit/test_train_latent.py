@@ -86,7 +86,7 @@ def test_one_command_trains_scores_and_writes(tmp_path):
         "updates": 2,
         "loss": made.notes["phases"][0]["loss"],
     }
-    assert load_subject(tmp_path / "codi").n_steps == 4
+    assert load_subject(tmp_path / "codi").n_steps == 3
 
 
 def test_what_is_scored_is_never_trained_on():

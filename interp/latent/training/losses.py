@@ -111,11 +111,17 @@ def in_text(subject: HFSubject, problem: LatentProblem) -> Row:
 
 
 def teacher_row(subject: HFSubject, problem: LatentProblem, prompt: str) -> Row:
-    """What CODI's teacher reads: the question, its steps but the last, and the answer."""
+    """What CODI's teacher reads: the question, its steps but the last, and the answer.
+
+    Its states are compared at the token before the answer, which must be the student's: the last of
+    the target's own words or, where it has none, of the end marker.
+    """
     layout = replace(subject.layout, prompt=prompt)
     question = layout.prompt_ids(subject.tokenizer, problem)
     steps = step_ids(subject, problem.steps[:-1])
-    return Row((*question, *steps, *subject.target(problem.answer).ids), len(question))
+    target = subject.target(problem.answer)
+    before = () if target.answer[0] else subject.close_ids
+    return Row((*question, *steps, *before, *target.ids), len(question))
 
 
 @contextmanager

@@ -20,15 +20,17 @@ from interp.latent.training.recipe import Recipe
 CYCLE = Layout(
     prompt="{question}<start>", close="<end>", step="{step}", target="{answer}", mark="", eos=True
 )
-CYCLE_CODI = replace(CYCLE, target="= {answer}", mark="=")
-"""CODI compares states at the token before the answer, which student and teacher both need."""
+CYCLE_CODI = replace(CYCLE, close="=")
+"""CODI compares states at the token before the answer, which student and teacher both need: it is
+the end marker here, so that nothing else stands between the last vector and the answer."""
 
 COCONUT_TINY = Recipe(kind="coconut", layout=CYCLE)
 CODI_TINY = Recipe(
     kind="codi",
     objective="distil",
     layout=CYCLE_CODI,
-    n_latents=4,
+    teacher_prompt=CYCLE_CODI.prompt,
+    n_latents=3,
     levels=4,
     warm_up_loss=0.1,
     stage_loss=0.1,
@@ -38,6 +40,9 @@ CODI_TINY = Recipe(
     updates=8000,
     stage_updates=0,
 )
+"""A vector for each hop but the last, which is taken at the marker: with one to spare a model
+leaves some slot out, which one differs from seed to seed, and its vectors run late from there on.
+The teacher reads the start marker too, so a first vector begins as the teacher's first step."""
 
 _TINY = {
     "cycle-coconut": COCONUT_TINY,
