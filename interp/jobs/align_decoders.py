@@ -46,7 +46,7 @@ class _Decoder:
     answers: tuple[int, ...]
     """The tokens that a label counts."""
     components: tuple[str, ...] = ("resid_post",)
-    simple = ("mask", "orthogonal")
+    simple: tuple[str, ...] = ("mask", "orthogonal")
     """A search for single neurons takes a pass for each; a mask over them is fitted."""
 
     def __init__(self, model: str, n: int) -> None:

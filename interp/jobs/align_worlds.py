@@ -42,7 +42,7 @@ class Classifiers:
         folder: of `experiments.train_alignment_nets`; without it they are trained when first used.
     """
 
-    simple = ("identity", "orthogonal")
+    simple: tuple[str, ...] = ("identity", "orthogonal")
     unseen: str | None = None
     alike = (
         "inputs are vectors of a continuous distribution without identities; test inputs share no "
