@@ -282,6 +282,8 @@ def agreement_finding(rows: Sequence[Row], measure: str = "tts") -> Finding | No
     others = {_other(row, measure): row for row in mine}
     others = {name: row for name, row in others.items() if name not in LEGS}
     known = {name: row for name, row in others.items() if row["rho"] is not None}
+    firm = {name: row for name, row in known.items() if row["low"] is not None}
+    known = firm or known  # a correlation on one problem is no rank among those with an interval
     if not others:
         return None
     if not known:

@@ -143,7 +143,7 @@ def test_threads_are_set_before_anything_is_run(interp, monkeypatch):
     ("words", "sentence"),
     [
         (("equalty",), "There is no alignment task 'equalty'; there are: equality, distributive, "
-         "ioi. Did you mean 'equality'?"),
+         "ioi, multiplication. Did you mean 'equality'?"),
         (("ioi",), "ioi needs a language model: give --model, and no --folder."),
         (("equality", "--maps"), "--maps nothing: name at least one, and each once."),
         (("equality", "--waive-rival", ""), "--waive-rival '': give the reason in words, for it "

@@ -304,6 +304,17 @@ def test_agreement_counts_what_is_beyond_chance_and_leaves_the_legs_out():
     assert said.agreement_finding([rho_row("a", "b", 0.5)]) is None
 
 
+def test_what_rests_on_one_problem_is_neither_closest_nor_furthest():
+    single = rho_row("tts", "lucky", 0.99, low=None, high=None, n_problems=1, chance=1.0)
+    found = said.agreement_finding([rho_row("tts", "drop_step", 0.7), single])
+    assert found is not None
+    assert found.title.startswith("1 of 2 other measures") and "drop step (0.70" in found.title
+    assert "The furthest is drop step" in found.detail
+    assert "1 measure cannot be ranked." in found.detail
+    alone = said.agreement_finding([single])
+    assert alone is not None and "lucky (0.99, no interval)" in alone.title
+
+
 def test_early_answers_are_told_before_the_first_step_and_half_way():
     profile = relatives.early_profile(early_rows())
     assert [(at, final.estimate) for at, _, final in profile] == [
