@@ -9,16 +9,14 @@ import torch
 from rich.console import Console
 
 from experiments.train_multiplication import RECORDS
-from interp.alignment.fitting import BUDGETS, Budget
-from interp.alignment.interchange_training import Recipe
 from interp.alignment.verdicts import WORDS
 from interp.data import multiplication
 from interp.errors import InputError
-from interp.jobs import align_cells, align_decoders, align_guards, align_worlds, runs
 from interp.jobs.align import Settings, align
 from interp.jobs.align_cells import World
 from interp.jobs.align_decoders import Products
 from interp.jobs.align_worlds import world
+from tests.small_alignments import shrink
 from tests.strategies import says
 
 TWO, THREE = (str(RECORDS / name) for name in ("two_digit", "sft"))
@@ -96,17 +94,7 @@ def test_what_is_refused(about):
 
 
 def test_a_whole_run_scores_unseen_numbers_and_its_rival(monkeypatch, tmp_path):
-    tiny = Budget(steps=4, batch=32, check_every=4, inputs=2000, held_out=120)
-    monkeypatch.setitem(BUDGETS, "smoke", tiny)
-    monkeypatch.setattr(align_decoders, "_sizes", lambda n: ((60, 60), (200, 1100)))
-    monkeypatch.setattr(align_worlds, "TRAINED_INPUTS", 2048)
-    monkeypatch.setattr(align_worlds, "PLANTING", Recipe(steps=6, batch=64))
-    for part in (align_cells, align_guards):
-        monkeypatch.setattr(part, "LIMITED", 1100)
-        monkeypatch.setattr(part, "SEARCHED", 20)
-    monkeypatch.setattr(align_guards, "CURVE_SIZES", (100,))
-    monkeypatch.setattr(align_guards, "TOLD_APART", 40)
-    monkeypatch.setattr(runs, "write_report", lambda store: None)
+    shrink(monkeypatch)
     asked = Settings(
         task="multiplication",
         model=TWO,

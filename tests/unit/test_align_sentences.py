@@ -9,18 +9,16 @@ import torch
 from rich.console import Console
 
 from experiments.train_ioi import RECORDS
-from interp.alignment.fitting import BUDGETS, Budget
-from interp.alignment.interchange_training import Recipe
 from interp.alignment.verdicts import WORDS
 from interp.data.counterfactuals import require_apart
 from interp.errors import InputError
-from interp.jobs import align_cells, align_decoders, align_guards, align_worlds, runs
+from interp.jobs import align_decoders
 from interp.jobs.align import INCOMPLETE, Settings, align
 from interp.jobs.align_cells import World
 from interp.jobs.align_decoders import Sentences, at_most
 from interp.jobs.align_worlds import world
+from tests.small_alignments import shrink
 
-TINY = Budget(steps=4, batch=32, check_every=4, inputs=2000, held_out=120)
 SPLITS = ("train", "validation", "test", "unseen")
 
 
@@ -132,21 +130,8 @@ def test_what_is_refused():
         world("ioi", nets=2, folder=None, model="tiny-llama")
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setitem(BUDGETS, "smoke", TINY)
-    monkeypatch.setattr(align_decoders, "_sizes", lambda n: ((60, 60), (200, 1100)))
-    monkeypatch.setattr(align_worlds, "TRAINED_INPUTS", 2048)
-    monkeypatch.setattr(align_worlds, "PLANTING", Recipe(steps=6, batch=64))
-    for part in (align_cells, align_guards):
-        monkeypatch.setattr(part, "LIMITED", 1100)
-        monkeypatch.setattr(part, "SEARCHED", 20)
-    monkeypatch.setattr(align_guards, "CURVE_SIZES", (100,))
-    monkeypatch.setattr(align_guards, "TOLD_APART", 40)
-    monkeypatch.setattr(runs, "write_report", lambda store: None)
-
-
-def test_a_whole_run_has_every_guard_and_scores_unseen_names(small, tmp_path):
+def test_a_whole_run_has_every_guard_and_scores_unseen_names(monkeypatch, tmp_path):
+    shrink(monkeypatch)
     settings = Settings(
         task="ioi", model=str(RECORDS), sites=("3.resid_post",), sizes=(2, 4), nets=2
     )
