@@ -4,10 +4,13 @@ pyvene's own trainer takes one source, so here is the loop of its tutorials: Ada
 each batch with one set of active variables, `use_fast`, sources run through the network with
 getter hooks and the base with setter hooks. Nothing is held against it: batches are gathered from
 tensors instead of collated from dictionaries, networks are in eval mode, language models compute no
-cache and only the last token's logits, and it is not validated while it fits, as ours is.
+cache and only the last token's logits, and it is not validated, as ours is after the last update.
+Neither is stopped early or chosen: what is scored is what the last update left.
 
 Both start at the same basis and see the same batches. pyvene parametrises a square rotation by a
-matrix exponential, ours is a product of reflections: the same set of maps, other paths through it.
+matrix exponential, ours is a product of reflections: the same maps, other paths through them. In a
+low-rank rotation both are reflections, counted from one start that is completed alike for both, so
+the two take the same steps but for rounding.
 """
 
 from __future__ import annotations
@@ -151,6 +154,7 @@ def on_language_model(hf: Any, layer: int, phi: Rotation, position: int) -> Riva
         embed_dim=phi.d, low_rank_dimension=basis.shape[1]
     )
     turn.rotate_layer.weight = basis
+    turn.rotate_layer.parametrizations.weight[0].base = phi.turn.base.clone()
     site = pyvene.RepresentationConfig(layer, "block_output", "pos", 1, intervention=turn)
     with _without_warnings():
         model = pyvene.IntervenableModel(
@@ -184,7 +188,7 @@ def ours(work: Work, seed: int) -> Fit:
         steps=len(updates),
         batch=len(updates[0]),
         learning_rate=work.learning_rate,
-        check_every=len(work.batches),
+        check_every=len(updates),
         patience=len(updates),
         plateau=len(updates),
     )

@@ -82,7 +82,7 @@ def align_cost_lm(goal: float = 5.0, *, name: str = "smollm2-135m", layer: int =
 
     def both(seed: int) -> tuple[Fit, Fit]:
         subject = LanguageSubject(model, f"{layer}.resid_post")
-        batches, held_out = batched(train, 15, 16, seed), batched(test, 4, 16, 99)
+        batches, held_out = batched(train, 15, 16, seed), batched(test, 40, 16, 99)
         work = Work(subject, train, test, batches, held_out, RANK, 6, 5e-3)
         phi = start(work, subject.cut(test.inputs[:1]), seed)
         rival = on_language_model(model.hf, layer, phi, train.inputs.shape[1] - 1)

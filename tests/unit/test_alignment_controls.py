@@ -532,10 +532,12 @@ def test_a_map_that_can_memorise_shows_it_in_train_iia_alone():
 
 
 def test_other_controls_find_nothing_on_the_planted_network():
-    start = Rotation(6, {"left": (0,), "right": (1,)})
+    """On the mean of six starts: without a signal a basis stays near where it was drawn."""
+    blocks = {"left": (0,), "right": (1,)}
     for make in (fitted.shuffled_sources, fitted.relabelled):
-        control = make(planted(), start, QUICK, n=600)
-        assert control.train_iia < 0.75 and 0.3 < control.test.estimate < 0.7, control
+        controls = [make(planted(), Rotation(6, blocks, seed=i), QUICK, n=600) for i in range(6)]
+        assert all(control.train_iia < 0.6 for control in controls)
+        assert 0.3 < sum(control.test.estimate for control in controls) / 6 < 0.7, controls
     assert found().train_iia == 1.0
 
 
