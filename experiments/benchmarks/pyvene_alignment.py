@@ -153,8 +153,9 @@ def on_language_model(hf: Any, layer: int, phi: Rotation, position: int) -> Riva
     turn = pyvene.LowRankRotatedSpaceIntervention(
         embed_dim=phi.d, low_rank_dimension=basis.shape[1]
     )
-    turn.rotate_layer.weight = basis
-    turn.rotate_layer.parametrizations.weight[0].base = phi.turn.base.clone()
+    columns: Any = turn.rotate_layer
+    columns.weight = basis
+    columns.parametrizations.weight[0].base = phi.turn.base.clone()
     site = pyvene.RepresentationConfig(layer, "block_output", "pos", 1, intervention=turn)
     with _without_warnings():
         model = pyvene.IntervenableModel(

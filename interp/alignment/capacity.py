@@ -151,6 +151,17 @@ def fitted_on(
     return fit(given.train.cut, start, feed, budget, validation=held)
 
 
+def fixed_set(
+    given: Trial, start: AlignmentMap, budget: Budget, *, n: int, seed: int = 0
+) -> Control:
+    """Fit to n pairs with their true labels; a map that memorises them fails on test pairs.
+
+    Returns train IIA on those pairs and test IIA.
+    """
+    pairs = _limited(given.train.pairs, n)
+    return _memorised("fixed set", given, start, budget, pairs, given.test.pairs, seed)
+
+
 def shuffled_labels(
     given: Trial, start: AlignmentMap, budget: Budget, *, n: int = LIMITED, seed: int = 0
 ) -> Control:
