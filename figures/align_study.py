@@ -35,6 +35,7 @@ OF_REFERENCE = ("align_published", "align_planted", "align_widths", "align_progr
 OF_LINES: Mapping[str, tuple[str, ...]] = {
     "multiplication_study": ("align_swaps", "align_probes"),
     "soundness": ("align_attacks",),
+    "ioi_twins": ("align_twins",),
 }
 """Those of folders of JSON lines, by the folder's name."""
 STUDY, COMPARISON = "align_study", "align_reference"

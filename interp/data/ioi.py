@@ -177,16 +177,27 @@ class IOI:
         answers: `vocabulary` labels a pair by its token, `names` by the place of its name in
             `names`; for the latter let the subject answer with `answer_tokens` alone.
         seed: of which names fall into which group.
+        frames: how many of the 15 frames sentences are made of, the first ones.
+        people: how many names of the first group sentences are made of, the first ones. Fewer
+            frames and names make a smaller world, which a small random network tells apart.
 
     Raises:
-        InputError: no tokenizer, or one with fewer than 100 of the names as a token of their own.
+        InputError: no tokenizer, or one with fewer than 100 of the names as a token of their own;
+            frames or people that there are not.
     """
 
     tokenizer: Any = field(repr=False)
     answers: Literal["vocabulary", "names"] = "vocabulary"
     seed: int = 0
+    frames: int = len(FRAMES)
+    people: int = SHARES[0]
 
     def __post_init__(self) -> None:
+        if not 1 <= self.frames <= len(FRAMES) or not 2 <= self.people <= SHARES[0]:
+            raise InputError(
+                f"frames={self.frames}, people={self.people}: there are 1 to {len(FRAMES)} frames, "
+                f"and 2 to {SHARES[0]} names of the first group."
+            )
         if self.answers not in ("vocabulary", "names"):
             raise InputError(f"answers={self.answers!r}: write 'vocabulary' or 'names'.")
         if self.tokenizer is None:
@@ -229,7 +240,7 @@ class IOI:
         """Draw different sentences of a split; equal seeds give equal ones.
 
         Raises:
-            InputError: an unknown split, or more sentences than a tenth of it has.
+            InputError: an unknown split, or more sentences than half of it has.
         """
         if split not in SPLITS:
             raise InputError(
@@ -237,11 +248,13 @@ class IOI:
                 f"{nearest(split, SPLITS)}"
             )
         groups, tenths = SPLITS[split]
-        people = torch.tensor([i for g in groups for i in _members(g)])
-        most = len(people) * (len(people) - 1) * _PER_COUPLE * len(tenths) // 100
+        members = (list(_members(g))[: None if g else self.people] for g in groups)
+        people = torch.tensor([i for group in members for i in group])
+        per_couple = self.frames * 2 * len(PLACES) * len(OBJECTS)
+        most = len(people) * (len(people) - 1) * per_couple * len(tenths) // 20
         if not 1 <= n <= most:
             raise InputError(f"{n} sentences of split {split!r}: ask for 1 to {most}.")
-        return _drawn(n, people, tenths, torch.Generator().manual_seed(seed))
+        return _drawn(n, people, self.frames, tenths, torch.Generator().manual_seed(seed))
 
     def table(
         self, algorithm: str, n: int, seed: int, *, split: str = "train", width: int | None = None
@@ -327,18 +340,16 @@ def word_tokenizer(*, n_ctx: int = 32) -> PreTrainedTokenizerFast:
     return piece_tokenizer([*starts, *spaced], pattern=PIECES, n_ctx=n_ctx)
 
 
-_PER_COUPLE = len(FRAMES) * 2 * len(PLACES) * len(OBJECTS)
-"""Sentences of two names in one order."""
-
-
 def _members(group: int) -> Iterable[int]:
     start = sum(SHARES[:group])
     return range(start, start + SHARES[group])
 
 
-def _drawn(n: int, people: Tensor, tenths: Sequence[int], stream: torch.Generator) -> Sentences:
+def _drawn(
+    n: int, people: Tensor, frames: int, tenths: Sequence[int], stream: torch.Generator
+) -> Sentences:
     """Draw sentences of some names whose tenth is among those asked for, no two the same."""
-    sizes = (len(FRAMES), len(people), len(people) - 1, 2, len(PLACES), len(OBJECTS))
+    sizes = (frames, len(people), len(people) - 1, 2, len(PLACES), len(OBJECTS))
     kept = torch.empty(0, 6, dtype=torch.long)
     while len(kept) < n:
         many = 2 * n * 10 // len(tenths) + 16

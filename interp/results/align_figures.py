@@ -388,3 +388,60 @@ def unseen_finding(fits: Sequence[Row], verdicts: Sequence[Row]) -> Finding:
         told.append(f"{name}: {'; '.join(parts)}.")
     detail = "IIA at the site and size of each verdict. What a twin reaches, the map makes up."
     return Finding(told[0], " ".join([*told[1:], detail]))
+
+
+# ---------------------------------------------------------------- names that no map saw
+
+
+NAMES: tuple[tuple[str, str, Bar], ...] = (
+    ("trained", "restricted_iia", ("Network, names of the fit", BLUE, "")),
+    ("trained", "unseen_restricted_iia", ("Network, unseen names", "#7fb3dc", "|")),
+    ("twin", "restricted_iia", ("Random twins, names of the fit", GREY, "/")),
+    ("twin", "unseen_restricted_iia", ("Random twins, unseen names", SILVER, "\\")),
+)
+
+
+def name_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return a row for each map, kind of network and split: map, network, label, x and its ends."""
+    found = []
+    for name in dict.fromkeys(str(row["map"]) for row in rows):
+        for network, column, look in NAMES:
+            mine = [row for row in rows if (row["map"], row["network"]) == (name, network)]
+            if mine:
+                told = {"map": name, "network": network, "label": look[0]}
+                found.append({**told, **pooled_row(mine, column)})
+    return found
+
+
+def name_bars(rows: Sequence[Row]) -> Spec:
+    """Draw how often a map picks the right one of two names: those of its fit, and unseen ones.
+
+    `rows` are those of the study of random twins (`experiments.ioi_twins`); half is chance.
+    """
+    pooled = name_rows(rows)
+    data = []
+    for *_, look in NAMES:
+        mine = [row for row in pooled if row["label"] == look[0]]
+        data.append(bar(look, maps_of(mine), mine, "x"))
+    chance = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5}
+    y = {**axis_title("Test IIA, of two names"), **IIA}
+    made = layout(named_axis(maps_of(pooled), "Map"), y)
+    drawn = tiled([{"data": data, "layout": made}], [""], columns=1, height=360)
+    drawn["layout"]["shapes"] = [{**chance, "line": {"color": INK, "width": 1, "dash": "dot"}}]
+    return grouped(drawn)
+
+
+def name_finding(rows: Sequence[Row]) -> Finding:
+    """What the map that bends the twins most keeps on unseen names."""
+    pooled = {(row["map"], row["label"]): row for row in name_rows(rows)}
+    trained, unseen, twin, lost = (look[0] for *_, look in NAMES)
+    best = max((row for row in pooled.values() if row["label"] == twin), key=lambda row: row["x"])
+    name = str(best["map"])
+    title = f"{name} finds the pattern in random twins: {number(best['x'])} on names of the fit, "
+    title += f"{number(pooled[name, lost]['x'])} on unseen names."
+    others = []
+    for each in dict.fromkeys(row["map"] for row in pooled.values()):
+        seen, held = (number(pooled[each, label]["x"]) for label in (trained, unseen))
+        others.append(f"{each} in the trained network: {seen} and {held}")
+    end = f"Mean of {best['n']} twins, interval over them; dotted: chance."
+    return Finding(title, f"{'; '.join(others)}. {end}")

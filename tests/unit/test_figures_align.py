@@ -20,6 +20,7 @@ from figures import (
     align_published,
     align_study,
     align_swaps,
+    align_twins,
     align_unseen,
     align_widths,
 )
@@ -167,6 +168,17 @@ def probe_rows() -> list[dict[str, Any]]:
     return [probe_row(), last, probe_row(**aided)]
 
 
+def twin_rows() -> list[dict[str, Any]]:
+    """A deep map finds the pattern of names that it was fitted on, in every network."""
+    rows = []
+    for network, seed in (("trained", 0), ("twin", 1), ("twin", 2)):
+        for name, seen in (("orthogonal", 0.5), ("revnet-8x128", 0.97 + 0.01 * seed)):
+            row = {"network": network, "seed": seed, "map": name, "restricted_iia": seen}
+            row |= {"unseen_restricted_iia": 0.5, "unseen_restricted_iia_low": 0.48}
+            rows.append({**row, "unseen_restricted_iia_high": 0.52})
+    return rows
+
+
 def attack_rows() -> list[dict[str, Any]]:
     wins = {"RM": (0.0, 0.0, 0.01), "IMO": (0.1, 0.08, 0.14), "BSO": (0.01, 0.0, 0.03)}
     rows: list[dict[str, Any]] = [
@@ -220,6 +232,7 @@ def records(folder: Path) -> Path:
     write_lines(study / "digits.jsonl", digit_rows())
     write_lines(study / "probes.jsonl", probe_rows())
     write_lines(folder / "soundness" / "rows.jsonl", attack_rows())
+    write_lines(folder / "ioi_twins" / "rows.jsonl", twin_rows())
     return folder
 
 
@@ -534,6 +547,21 @@ def test_text_from_records_is_escaped():
         assert "<b>x" not in plain and "<i>v" not in plain and "&lt;" in plain
 
 
+def test_names_of_the_fit_stand_beside_unseen_ones_network_beside_twins():
+    drawn = align_twins.figure(twin_rows())
+    seen, lost = (named(drawn, f"Random twins, {n}") for n in ("names of the fit", "unseen names"))
+    assert list(seen.x) == ["orthogonal", "revnet-8x128"] and list(lost.y) == [0.5, 0.5]
+    assert list(seen.y) == pytest.approx([0.5, 0.985])
+    assert [shape.y0 for shape in drawn.layout.shapes] == [0.5]
+    said = words(drawn)
+    assert "revnet-8x128 finds the pattern in random twins: 0.985 on names of the fit" in said
+    assert (
+        "Mean of 2 twins" in said and "orthogonal in the trained network: 0.500 and 0.500" in said
+    )
+    with pytest.raises(NothingToDraw, match="no row is of a random twin"):
+        align_twins.figure(twin_rows()[:2])
+
+
 # ---------------------------------------------------------------- the records
 
 
@@ -552,6 +580,7 @@ def test_the_command_draws_every_figure_and_says_what_it_leaves_out(tmp_path, ca
         "multiplication_study-align_swaps",
         "multiplication_study-align_probes",
         "soundness-align_attacks",
+        "ioi_twins-align_twins",
     ]
     said = capsys.readouterr().err
     study = tmp_path / "records" / "align_study"
