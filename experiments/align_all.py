@@ -4,10 +4,11 @@
     python -m experiments.align_all --references orthogonal planted revnet untrained
 
 runs `experiments.align_study` on each subject and algorithm, and `experiments.align_reference` on
-each part that is asked for (hours at the standard budget), each in a process of its own with one
-thread, two at a time. The runs lie in `--work`, where a second start goes on; small copies of their
-records go to `--out`, and the figures are drawn from these. The networks are taken as they are:
-`experiments.train_alignment_nets` and `experiments.train_ioi` make them.
+each part that is asked for (hours at the standard budget), and `experiments.ioi_twins`, each in a
+process of its own with one thread, two at a time. The runs lie in `--work`, where a second start
+goes on; small copies of their records go to `--out`, and the figures are drawn from these. The
+networks are taken as they are: `experiments.train_alignment_nets` and `experiments.train_ioi` make
+them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from interp.errors import InputError, nearest
 FIGURES = "figures"
 REFERENCE = "align_reference"
 STUDY = "align_study"
+TWINS = "ioi_twins"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Config:
     """Parts of the comparison with published accuracies; none by default."""
     reference_budget: Size = "standard"
     """The budget of their fits."""
+    sentences: bool = True
+    """Also fit maps to random twins on sentences (`experiments.ioi_twins`, ten minutes)."""
     draw: bool = True
     """Also draw the figures."""
     workers: int = 2
@@ -82,6 +86,8 @@ def parts(config: Config) -> dict[str, list[str]]:
         asked = ["--parts", name, "--budget", config.reference_budget]
         command = [f"experiments.{REFERENCE}", *asked, *_folders(config, REFERENCE)]
         made[f"reference-{name}"] = command
+    if config.sentences:
+        made[TWINS] = [f"experiments.{TWINS}", "--out", shown(config.out / TWINS)]
     return made
 
 

@@ -11,7 +11,7 @@ import pytest
 import tyro
 from rich.console import Console
 
-from experiments import align_all, align_reference, align_study
+from experiments import align_all, align_reference, align_study, ioi_twins
 from experiments.align_study import SUBJECTS, Config, costs, evidence_of, run_name, settings
 from experiments.claims import CLAIMS, OPEN, find
 from experiments.claims import alignment as claims
@@ -209,7 +209,11 @@ def test_every_command_is_one_that_its_module_takes(tmp_path):
     )
     read = align_all.parts(given)
     runs = [run_name(name, each) for name, s in SUBJECTS.items() for each in s.algorithms]
-    assert list(read) == [*runs, "reference-width", "reference-planted"]
+    assert list(read) == [*runs, "reference-width", "reference-planted", "ioi_twins"]
+    module, *words = read.pop("ioi_twins")
+    assert module == "experiments.ioi_twins"
+    assert tyro.cli(ioi_twins.Config, args=words).out == tmp_path / "r" / "ioi_twins"
+    assert "ioi_twins" not in align_all.parts(replace(given, sentences=False))
     for name, (module, *words) in read.items():
         if module == "experiments.align_study":
             config = tyro.cli(Config, args=words)
