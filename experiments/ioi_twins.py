@@ -81,6 +81,8 @@ class Config:
     """Folder to write."""
 
     def __post_init__(self) -> None:
+        for name in self.maps:
+            families.parsed(name)  # an unknown one is refused before any is fitted
         numbers = ("twins", "size", "sentences", "held_out", "told", "updates", "batch")
         for name in numbers:
             if getattr(self, name) < 1:

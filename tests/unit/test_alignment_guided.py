@@ -148,10 +148,20 @@ def test_a_small_study_writes_a_row_for_each_network_and_map(tmp_path, capsys):
     assert (tmp_path / "manifest.json").is_file() and "revnet-1x4" in capsys.readouterr().out
 
 
-def test_the_study_ends_in_a_sentence(capsys):
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--twins", "0"], "--twins 0: give 1 or more."),
+        (["--maps", "orthogonal", "revnt-8x128"], "No family of maps 'revnt-8x128'"),
+        (["--frames", "16"], "frames=16, people=12: there are 1 to 15 frames"),
+        (["--site", "9.resid_post"], "The model has no site '9.resid_post'"),
+    ],
+)
+def test_the_study_ends_in_a_sentence_and_writes_nothing(asked, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        ioi_twins.main(["--twins", "0"])
-    assert stopped.value.code == 2 and "--twins 0: give 1 or more." in capsys.readouterr().err
+        ioi_twins.main([*asked, "--out", str(tmp_path / "new")])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_record_bends_every_random_twin_and_unseen_names_give_it_away():
