@@ -305,11 +305,11 @@ class Columns(nn.Module):
         return _reflected(self.base, self.free)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Columns:
-        before = self.free.dtype
+        before, columns = self.free.dtype, self.weight.detach()
         super()._apply(fn, recurse)
         if self.free.dtype != before:
             with torch.no_grad():
-                self.base.copy_(_completed_at_random(self.weight.double()))
+                self.base.copy_(_completed_at_random(columns.double()))
                 self.free.zero_()
         return self
 
