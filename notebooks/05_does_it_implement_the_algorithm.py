@@ -434,8 +434,9 @@ print()
 print(render(lines, "table", width=110))
 
 # %% [markdown]
-# The rest alone does what no swap does, and the read part alone keeps nearly half of the effect: the
-# network reads these directions, though not the whole of them, and their read part moves it less far.
+# The rest alone does what no swap does, and the read part alone keeps nearly half of the effect:
+# the network reads these directions, though not the whole of them, and their read part moves it
+# less far.
 #
 # The second table is the subtler one. The planted neurons, exchanged as they are, leave the states
 # where natural ones lie. The fitted maps reach the same accuracy from far outside, the RevNet for
