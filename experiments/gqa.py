@@ -6,7 +6,8 @@ tiny-llama has four query heads and two key-value heads. `attn.k` and `attn.v` o
 of the group that h shares, before the rotation; `attn.k_each` and `attn.v_each` are the copy that
 query head h alone reads, keys after the rotation. Every head of every layer is edited, in every
 engine that has the site, and every head's path into every later key and value is patched. The judge
-is the forward pass below, written with matrix products only.
+is the forward pass below, written with matrix products only. Weights are in float64, so that only
+the parts that a Llama does in float32 whatever its weights are (norms, rotations) leave rounding.
 """
 
 from __future__ import annotations
@@ -167,10 +168,10 @@ def rows() -> list[Row]:
     """Compare every edit and every path."""
     found = []
     for engine in ENGINES:
-        model = interp.load(NAME, engine=engine)
+        model = interp.load(NAME, engine=engine, dtype=torch.float64)
         for port in PORTS if engine == "torch" else PORTS[:2]:
             found.append(_row("edit", port, engine, list(_edits(model, port))))
-    model = interp.load(NAME)
+    model = interp.load(NAME, dtype=torch.float64)
     return found + [_row("path", port, "torch", _paths(model, port)) for port in PORTS]
 
 
@@ -185,7 +186,7 @@ def _edits(model: Model, port: str) -> Iterator[tuple[float, float]]:
     plain = by_hand(model.hf, BASE).logits
     for layer in range(N_LAYERS):
         for head in range(N_HEADS):
-            value = 2 * torch.randn(len(BASE), D_HEAD, generator=draw)
+            value = 2 * torch.randn(len(BASE), D_HEAD, generator=draw).double()
             n = N_HEADS if port.endswith("_each") else max(GROUP) + 1
             source = value[None, :, None].expand(1, -1, n, -1)
             edit = Patch(f"{layer}.attn.{port}", source=source, positions=AT, heads=head)

@@ -564,13 +564,25 @@ def disagreements(model, judged, sites: list[str], tolerance: float) -> dict[str
 @pytest.mark.parametrize("engine", OTHERS)
 @pytest.mark.parametrize("name", TINY)
 def test_every_edit_at_every_site_gives_the_torch_engines_logits(name, engine, tiny_model, trials):
-    """1e-5 of the largest logit in float32 (they reach 6).
+    """1e-5 of the largest logit in float32 (they reach 6); rounding leaves 2e-6.
 
-    Rounding leaves 2e-6: transformer_lens uses eager attention, and eager and sdpa of Hugging Face
-    itself differ by as much.
+    For grouped queries the bridge calls Hugging Face's eager attention, so the judge there is torch
+    on an eager twin: sdpa and eager of Hugging Face differ by 1e-6 too, and a clamp that leaves a
+    token next to no variance makes that 2e-5 in the norm behind it.
     """
     model = tiny_model(name, engine)
-    assert disagreements(model, trials(name), editable(model), 1e-5) == {}
+    eager = engine == "transformer_lens" and name in GROUPED
+    judged = trials(name, attention="eager" if eager else "sdpa")
+    assert disagreements(model, judged, editable(model), 1e-5) == {}
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_hugging_faces_two_attentions_differ_by_rounding_under_every_edit(name, trials):
+    """Why each has a judge of its own: what one leaves is not rounding of the other."""
+    sdpa, eager = trials(name), trials(name, attention="eager")
+    assert list(sdpa) == list(eager)
+    worst = [relative(sdpa[site][1], eager[site][1]) for site in sdpa]
+    assert 0 < max(worst) < 1e-4
 
 
 POSITION_ALONE = {"patch", "mean at each position", "resample", "everywhere", "some units"}

@@ -77,7 +77,7 @@ def test_a_short_run_is_repeatable_and_reads_back(tmp_path):
 
 def test_progression_begins_untrained_and_each_chunk_starts_a_fresh_adam():
     """One update a chunk: Adam's first step moves a weight by its rate, 1e-3, each time anew."""
-    nets = progression("equality", [7], at=(0, 1, 2), chunk=32, batch=32, epochs=1)
+    nets = progression("equality", [7], at=(0, 1, 2), chunk=32, batch=32, inputs=64)
     assert list(nets) == [0, 1, 2]
     assert fingerprint(nets[0][7]) == fingerprint(untrained("equality", 7))
     inputs, labels = labelled(table("equality", 64, "train"))
