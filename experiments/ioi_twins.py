@@ -1,6 +1,6 @@
 """A deep map finds a boolean in networks that were never trained, and unseen names give it away.
 
-    python -m experiments.ioi_twins                          # about ten minutes of one core
+    python -m experiments.ioi_twins                          # about twenty minutes of one core
 
 writes `experiments/records/ioi_twins`: `rows.jsonl`, a row for each network and map, and
 `manifest.json`. Maps are fitted at the last token, behind the last block, of the small GPT-2 of
@@ -11,27 +11,30 @@ same names, those of the split "unseen names" have others.
 Maps are guided (`interp.alignment.guided`): while they are fitted, read-outs say that the block
 holds the pattern and the rest the two names. Without that the loss stays flat: Sutter et al. 2025
 (arXiv:2507.08802) tell the same of their smallest model, and fit for longer than can be had here.
+Two controls stand beside them: the same fit unguided; and one that is guided by a pattern dealt
+anew to the sentences, with answers shuffled among pairs (10,000, which a map may learn by heart).
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table as Laid
+from torch import Tensor
 
 from experiments import train_ioi, training
-from experiments.soundness import rounded
+from experiments.study import write_rows
 from interp.alignment import families, guided
 from interp.alignment.baselines import interval
-from interp.alignment.fitting import Budget, fit, fresh, score
+from interp.alignment.fitting import Budget, Feed, fit, fixed, fresh, score
 from interp.alignment.guided import Guided
 from interp.alignment.language import LanguageSubject, score_among
 from interp.alignment.subjects import Cut
@@ -46,7 +49,10 @@ RECORDS = training.RECORDS / "ioi_twins"
 ALGORITHM, NAMES = "pattern", ("first", "second")
 SEEDS = {"train": 1, "validation": 2, "test": 3, "unseen names": 4}
 GIB = 6.0
-SHOWN = ("network", "seed", "map", "iia", "restricted_iia", "unseen_restricted_iia")
+LIMITED, DEALT = 10_000, 5
+"""Pairs with shuffled answers, and the seed of the shuffle."""
+Condition = Literal["guided", "unguided", "shuffled"]
+SHOWN = ("network", "seed", "map", "fit", "train_iia", "restricted_iia", "unseen_restricted_iia")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ class Config:
 
     maps: tuple[str, ...] = ("orthogonal", "revnet-8x128")
     """Families of maps."""
+    controls: bool = True
+    """Also fit the last of the maps unguided, and to shuffled labels."""
     twins: int = 5
     """Random networks of the same configuration."""
     site: str = "3.resid_post"
@@ -83,6 +91,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in self.maps:
             families.parsed(name)  # an unknown one is refused before any is fitted
+        if not self.maps:
+            raise InputError("--maps: name at least one family.")
         numbers = ("twins", "size", "sentences", "held_out", "told", "updates", "batch")
         for name in numbers:
             if getattr(self, name) < 1:
@@ -114,17 +124,24 @@ class World:
 
 
 def rows(config: Config, console: Console) -> Iterator[dict[str, Any]]:
-    """Yield one row for each network and map."""
+    """Yield one row for each network and fit."""
     networks: list[tuple[Literal["trained", "twin"], int, Model]] = [
         ("trained", 0, train_ioi.load_trained()),
         *(("twin", seed, train_ioi.twin(seed)) for seed in range(1, config.twins + 1)),
     ]
     for network, seed, model in networks:
         world = prepared(config, model)
-        for name in config.maps:
-            found = {"network": network, "seed": seed, **row(config, world, name)}
+        for name, condition in fits(config):
+            found = {"network": network, "seed": seed, **row(config, world, name, condition)}
             console.print({key: found[key] for key in SHOWN})
             yield found
+
+
+def fits(config: Config) -> list[tuple[str, Condition]]:
+    """Return each map and how it is fitted."""
+    guided: list[tuple[str, Condition]] = [(name, "guided") for name in config.maps]
+    last = config.maps[-1]
+    return [*guided, (last, "unguided"), (last, "shuffled")] if config.controls else guided
 
 
 def prepared(config: Config, model: Model) -> World:
@@ -144,20 +161,22 @@ def prepared(config: Config, model: Model) -> World:
     return World(task, tables, {split: subject.cut(t.inputs) for split, t in tables.items()})
 
 
-def row(config: Config, world: World, name: str) -> dict[str, Any]:
+def row(config: Config, world: World, name: str, condition: Condition) -> dict[str, Any]:
     """Fit one map and score it on names that it was fitted on, and on others."""
     begun, cuts, tables = time.process_time(), world.cuts, world.tables
-    train, values = cuts["train"], tables["train"].values
-    start = families.build(
+    train = cuts["train"]
+    phi = families.build(
         name, train.d, tables["train"].variables, config.size, seed=0, states=train.states
     )
-    told = Guided(train, start, values, NAMES, batch=config.batch)
-    told.learn(config.told, learning_rate=config.learning_rate)
-    feed = fresh(tables["train"].pairs, config.batch, SEEDS["train"])
+    if condition != "unguided":
+        phi = Guided(train, phi, _values(tables["train"], condition), NAMES, batch=config.batch)
+        phi.learn(config.told, learning_rate=config.learning_rate)
     validation = (cuts["validation"], _pairs(config, tables, "validation"))
-    made = fit(train, told, feed, config.budget, validation=validation)
+    feed = _feed(config, tables["train"], condition)
+    made = fit(train, phi, feed, config.budget, validation=validation)
     found: dict[str, Any] = {
         "map": name,
+        "fit": condition,
         "site": config.site,
         "size": config.size,
         "train_iia": made.train_iia,
@@ -174,6 +193,22 @@ def row(config: Config, world: World, name: str) -> dict[str, Any]:
     return {**found, "cpu_seconds": round(time.process_time() - begun, 1)}
 
 
+def _values(table: Table, condition: Condition) -> Mapping[str, Tensor]:
+    """What read-outs are told of each sentence; under shuffling, another sentence's pattern."""
+    if condition == "guided":
+        return table.values
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(DEALT))
+    (pattern,) = table.variables
+    return {**table.values, pattern: table.values[pattern][order]}
+
+
+def _feed(config: Config, table: Table, condition: Condition) -> Feed:
+    if condition != "shuffled":
+        return fresh(table.pairs, config.batch, SEEDS["train"])
+    pairs = table.pairs(LIMITED, SEEDS["train"]).shuffled(DEALT)
+    return fixed(pairs, config.batch, SEEDS["train"])
+
+
 def _pairs(config: Config, tables: dict[str, Table], split: str) -> Pairs:
     return tables[split].pairs(config.held_out, SEEDS[split])
 
@@ -183,9 +218,7 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
     set_threads(config.threads)
     begun = time.process_time()
     found = list(rows(config, console))
-    config.out.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(rounded(each)) + "\n" for each in found)
-    (config.out / "rows.jsonl").write_text(text, encoding="utf-8")
+    write_rows(config.out, found)
     save(config, seconds=time.process_time() - begun)
     return found
 

@@ -34,6 +34,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from experiments import train_rook, training
+from experiments.study import rounded, write_rows
 from interp.alignment import probes, soundness
 from interp.alignment.probes import LinearProbe, ProbeSettings, ProbeTest
 from interp.alignment.subjects import Cut
@@ -330,19 +331,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     console, begun = Console(), time.perf_counter()
     found = list(rows(config, console))
-    config.out.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(rounded(row)) + "\n" for row in found)
-    (config.out / "rows.jsonl").write_text(text, encoding="utf-8")
+    write_rows(config.out, found)
     save(config, seconds=time.perf_counter() - begun)
     for row in found:
         console.print_json(json.dumps(rounded(row)))
-
-
-def rounded(value: Any) -> Any:
-    """Return a value with its floats to six places."""
-    if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items()}
-    return round(value, 6) if isinstance(value, float) else value
 
 
 def save(config: Config, *, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What the studies of one subject share: parts that are made or left out, and copies of records.
+"""What studies share: parts that are made or left out, rows, and copies of records.
 
 A study is a run and the parts that are built on it, each in a folder inside it. What a subject
 cannot have is left out, and the sentence that says why stands in the notes of the run's manifest.
@@ -6,6 +6,7 @@ cannot have is left out, and the sentence that says why stands in the notes of t
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,27 @@ def _notes(
         if row["status"] == "skipped"
     ]
     return {**notes, "study": list(parts), "warnings": [*warnings, *left_out]}
+
+
+# ---------------------------------------------------------------- rows of a study without a run
+
+
+def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows to `rows.jsonl` in a folder that is made, floats to six places."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(rounded(row)) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+
+
+def rounded(value: Any) -> Any:
+    """Return a value with its floats to six places.
+
+    >>> rounded({"share": 1 / 3, "by map": {"orthogonal": 0.5}, "n": 3})
+    {'share': 0.333333, 'by map': {'orthogonal': 0.5}, 'n': 3}
+    """
+    if isinstance(value, Mapping):
+        return {name: rounded(inner) for name, inner in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
 
 
 # ---------------------------------------------------------------- copies

@@ -402,11 +402,14 @@ NAMES: tuple[tuple[str, str, Bar], ...] = (
 
 
 def name_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return a row for each map, kind of network and split: map, network, label, x and its ends."""
-    found = []
-    for name in dict.fromkeys(str(row["map"]) for row in rows):
+    """Return a row for each map, kind of network and split: map, network, label, x and its ends.
+
+    Controls, fits that were not guided by the true values, are left out.
+    """
+    found, guided = [], [row for row in rows if row["fit"] == "guided"]
+    for name in dict.fromkeys(str(row["map"]) for row in guided):
         for network, column, look in NAMES:
-            mine = [row for row in rows if (row["map"], row["network"]) == (name, network)]
+            mine = [row for row in guided if (row["map"], row["network"]) == (name, network)]
             if mine:
                 told = {"map": name, "network": network, "label": look[0]}
                 found.append({**told, **pooled_row(mine, column)})
@@ -443,5 +446,25 @@ def name_finding(rows: Sequence[Row]) -> Finding:
     for each in dict.fromkeys(row["map"] for row in pooled.values()):
         seen, held = (number(pooled[each, label]["x"]) for label in (trained, unseen))
         others.append(f"{each} in the trained network: {seen} and {held}")
+    others += [
+        f"{row['map']} {fit} in the twins: {number(row['x'])}, on what it was fitted to "
+        f"{number(row['train'])}"
+        for fit in ("unguided", "shuffled")
+        for row in control_rows(rows, fit)
+    ]
     end = f"Mean of {best['n']} twins, interval over them; dotted: chance."
     return Finding(title, f"{'; '.join(others)}. {end}")
+
+
+def control_rows(rows: Sequence[Row], fit: str) -> list[dict[str, Any]]:
+    """Return a row for each map that was fitted to twins under a control: map, train, x, its ends.
+
+    `train` is the mean IIA over all answers on the pairs of the fit.
+    """
+    mine = [row for row in rows if (row["fit"], row["network"]) == (fit, "twin")]
+    found = []
+    for name in dict.fromkeys(str(row["map"]) for row in mine):
+        here = [row for row in mine if row["map"] == name]
+        train = fmean(float(row["train_iia"]) for row in here)
+        found.append({"map": name, "train": train, **pooled_row(here, "restricted_iia")})
+    return found

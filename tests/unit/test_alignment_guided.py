@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 
@@ -141,7 +142,10 @@ def test_a_small_study_writes_a_row_for_each_network_and_map(tmp_path, capsys):
     small += ["--held-out", "60", "--batch", "16", "--maps", "revnet-1x4"]
     ioi_twins.main([*small, "--out", str(tmp_path)])
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [(row["network"], row["seed"]) for row in rows] == [("trained", 0), ("twin", 1)]
+    fits = ("guided", "unguided", "shuffled")
+    networks = [(row["network"], row["seed"], row["fit"]) for row in rows]
+    assert networks == [(*each, fit) for each in (("trained", 0), ("twin", 1)) for fit in fits]
+    assert len({row["train_iia"] for row in rows}) > 1
     for row in rows:
         assert row["updates"] == 2 and row["restricted_iia"] >= row["iia"]
         assert row["restricted_iia_low"] <= row["restricted_iia"] <= row["restricted_iia_high"]
@@ -168,10 +172,16 @@ def test_the_record_bends_every_random_twin_and_unseen_names_give_it_away():
     """Acceptance: aligned in distribution by a deep map, not on names that it was not fitted on."""
     rows = [json.loads(line) for line in (RECORDS / "rows.jsonl").read_text().splitlines()]
     twins = [row for row in rows if row["network"] == "twin"]
-    deep = [row for row in twins if row["map"] == Config().maps[1]]
-    assert len(deep) == 5
-    for row in deep:
+    deep = {
+        fit: [row for row in twins if (row["map"], row["fit"]) == (Config().maps[1], fit)]
+        for fit in ("guided", "unguided", "shuffled")
+    }
+    assert all(len(rows) == 5 for rows in deep.values())
+    for row in deep["guided"]:
         assert row["iia"] > 0.9 and row["restricted_iia"] > 0.9
+    for row in itertools.chain(*deep.values()):
         assert abs(row["unseen_restricted_iia"] - 0.5) < 0.1
+    for row in (*deep["unguided"], *deep["shuffled"]):
+        assert abs(row["restricted_iia"] - 0.5) < 0.1
     linear = [row for row in twins if row["map"] == "orthogonal"]
     assert len(linear) == 5 and max(row["restricted_iia"] for row in linear) < 0.7

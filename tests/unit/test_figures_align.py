@@ -175,7 +175,9 @@ def twin_rows() -> list[dict[str, Any]]:
         for name, seen in (("orthogonal", 0.5), ("revnet-8x128", 0.97 + 0.01 * seed)):
             row = {"network": network, "seed": seed, "map": name, "restricted_iia": seen}
             row |= {"unseen_restricted_iia": 0.5, "unseen_restricted_iia_low": 0.48}
-            rows.append({**row, "unseen_restricted_iia_high": 0.52})
+            rows.append({**row, "fit": "guided", "unseen_restricted_iia_high": 0.52})
+        chance = {"restricted_iia": 0.49, "train_iia": 0.25}
+        rows += [{**rows[-1], **chance, "fit": fit} for fit in ("unguided", "shuffled")]
     return rows
 
 
