@@ -401,10 +401,16 @@ STANDING: dict[bool | None, tuple[str, str, str]] = {
 def reference_ranges(rows: Sequence[Row]) -> Spec:
     """Draw our mean and interval of each cell beside the published mean and range.
 
+    Cells of one name, fitted in two ways, are told apart by their part of the comparison.
+
     Args:
-        rows: of `experiments.align_reference.compare`.
+        rows: of `interp.results.align_reference.compare`.
     """
-    lines = [{**row, "tick": cell_name(row)} for row in rows]
+    names = [cell_name(row) for row in rows]
+    lines = [
+        {**row, "tick": f"{name} ({plain(str(row.get('part')))})" if names.count(name) > 1 else name}
+        for row, name in zip(rows, names, strict=True)
+    ]
     known = [row for row in lines if row["published"] is not None]
     data = [_theirs(known)] if known else []
     for inside, (label, colour, symbol) in STANDING.items():

@@ -22,7 +22,8 @@ COLUMNS = ("experiment", "map", "algorithm", "layer", "dims", "checkpoint")
 """What names a published cell."""
 VALUES = ("mean", "sd", "min", "max")
 """What a published cell holds, over networks; accuracies are shares."""
-CELL = ("experiment", "nets", "kind", "algorithm", "map", "site", "size", "map_seed", "budget")
+CELL = ("experiment", "nets", "kind", "algorithm", "map", "site", "size", "map_seed")
+CELL += ("budget", "part")
 """What fits of one cell have in common: all but the network."""
 
 
@@ -56,7 +57,7 @@ def compare(rows: Sequence[Row], reference: Sequence[Mapping[str, str]]) -> list
 
     Args:
         rows: of `align_fits`, each with its `experiment` and `nets`, and a `checkpoint` of a
-            network that was trained half-way.
+            network that was trained half-way. Fits with different `part`s are different cells.
         reference: as `published` returns them.
     """
     cells: dict[tuple, list[Row]] = {}
@@ -113,6 +114,7 @@ def _compared(rows: Sequence[Row], reference: Sequence[Mapping[str, str]]) -> di
         "size": first["size"],
         "checkpoint": checkpoint_of(first),
         "budget": first.get("budget"),
+        "part": first.get("part"),
         "n_nets": len(values),
         "iia": spread.estimate,
         "iia_low": spread.low,

@@ -298,6 +298,15 @@ def test_cells_outside_the_published_range_look_different_and_unpublished_ones_t
     assert "Ours, outside the range" not in inside
 
 
+def test_cells_of_one_name_are_told_apart_by_their_part():
+    parts = ("untrained", "bent & bowed")
+    drawn = charts.reference_ranges([compared("pca", 0.75, part=part) for part in parts])
+    name = "equality: both<br>pca, layer 1, size 8"
+    ticks = named(drawn)["Ours, inside the range"]["y"]
+    assert ticks == [f"{name} (untrained)", f"{name} (bent &amp; bowed)"]
+    assert drawn["layout"]["yaxis"]["categoryarray"] == ticks
+
+
 def test_the_sweep_is_over_hidden_sizes_and_leaves_other_maps_out():
     spec = charts.width_sweep([*reversed(SWEEP), compared("orthogonal", 0.9)])
     ours = named(spec)["coupling map: ours, test"]

@@ -61,6 +61,7 @@ def test_a_cell_is_one_map_algorithm_layer_and_checkpoint_and_finds_its_own_refe
         row(1, 0.9, map="revnet-10x16"),
         row(1, 0.7, map="identity"),
         row(1, 0.7, site="2"),
+        row(2, 0.5, site="2", part="bent"),
     ]
     published = [
         theirs(experiment="progression", checkpoint="0", mean="0.502"),
@@ -70,10 +71,11 @@ def test_a_cell_is_one_map_algorithm_layer_and_checkpoint_and_finds_its_own_refe
         theirs(),
     ]
     found = compare(rows, published)
-    assert [each["published"] for each in found] == [0.8, 0.502, 0.55, 0.99, 0.69, None]
-    assert [each["checkpoint"] for each in found] == ["final", "0", "4", "final", "final", "final"]
+    assert [each["published"] for each in found] == [0.8, 0.502, 0.55, 0.99, 0.69, None, None]
+    checkpoints = [each["checkpoint"] for each in found]
+    assert checkpoints == ["final", "0", "4", "final", "final", "final", "final"]
     assert found[-1]["inside"] is None and found[0]["sd"] is None  # nothing published; one network
-    assert [each["n_nets"] for each in found] == [1] * 6
+    assert [each["n_nets"] for each in found] == [1] * 7  # another part is another cell
 
 
 def test_every_cell_of_the_needed_parts_was_published():
