@@ -41,11 +41,12 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments import train_multiplication as trained
-from interp.alignment import digit_swaps, geometry
+from interp.alignment import digit_swaps, geometry, linear_probes, probe_edits
 from interp.alignment import probes as probing
 from interp.alignment.digit_swaps import PREFIXES, swap_map
 from interp.alignment.geometry import fourier_fit, principal, sum_of_clouds
-from interp.alignment.probes import ProbeSettings, ProbeTest, probe_and_test
+from interp.alignment.linear_probes import ProbeSettings
+from interp.alignment.probes import ProbeTest, probe_and_test
 from interp.alignment.subjects import Cut
 from interp.attention_edits import Knockout
 from interp.data import multiplication as task
@@ -482,7 +483,8 @@ def describe(config: Config, flags: Sequence[str]) -> manifest.Manifest:
         if (folder / "manifest.json").is_file()
         for what, value in manifest.read_manifest(folder / "manifest.json").model.items()
     }
-    code = [__file__, *(str(m.__file__) for m in (trained, task, digit_swaps, geometry, probing))]
+    modules = (trained, task, digit_swaps, geometry, linear_probes, probe_edits, probing)
+    code = [__file__, *(str(module.__file__) for module in modules)]
     return manifest.collect(
         experiment="multiplication",
         settings=settings,

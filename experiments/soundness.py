@@ -35,8 +35,9 @@ from transformers import GPT2LMHeadModel
 
 from experiments import train_rook, training
 from experiments.study import rounded, write_rows
-from interp.alignment import probes, soundness
-from interp.alignment.probes import LinearProbe, ProbeSettings, ProbeTest
+from interp.alignment import linear_probes, probe_edits, probes, soundness
+from interp.alignment.linear_probes import LinearProbe, ProbeSettings
+from interp.alignment.probes import ProbeTest
 from interp.alignment.subjects import Cut
 from interp.data import rook_endgame
 from interp.data.rook_endgame import BLACK, PIECES, Rules, random_games
@@ -212,7 +213,7 @@ def layer_rows(
             settings=ProbeSettings(along=along, random_edits=3),
         )
         yield from ({**flat(each), "along": along} for each in tests)
-        root = probes.covariance_root(trained.states[train]) if along == "patterns" else None
+        root = probe_edits.covariance_root(trained.states[train]) if along == "patterns" else None
         found = edited(trained, data, rules, board, test, root)
         yield {"kind": "edit", "site": trained.site, "along": along, **found}
 
@@ -245,13 +246,13 @@ def edited(
     asked["k"] = asked["k"][torch.randperm(len(test), generator=stream)]
     there = allowed(rules, asked)
     keep = there.any(1) & (asked["k"] != squares["k"][test])
-    moved = probes.moved(trained.states[test[keep]], board, "k", asked["k"][keep], root=root)
+    moved = probe_edits.moved(trained.states[test[keep]], board, "k", asked["k"][keep], root=root)
     rows, there = test[keep][moved.reached], there[keep][moved.reached]
     new, here = moved.states[moved.reached], rules.legal[data.positions[rows]]
     change = new - trained.states[rows]
     with torch.no_grad():
         after = _played(trained.finish(new, rows))
-        twin = trained.states[rows] + probes.random_edits(change, stream, root=root)
+        twin = trained.states[rows] + probe_edits.random_edits(change, stream, root=root)
         chance = _played(trained.finish(twin, rows))
     return {
         "n": len(rows),
@@ -315,7 +316,7 @@ def rows(config: Config, console: Console) -> Iterator[dict[str, Any]]:
 def fit_board(rules: Rules, data: Games, trained: Cut, train: Tensor) -> dict[str, LinearProbe]:
     """Fit a softmax probe of each piece's square."""
     return {
-        piece: probes.fit_probe(
+        piece: linear_probes.fit_probe(
             trained.states[train],
             at[train],
             settings=ProbeSettings(kind="logistic"),
@@ -337,6 +338,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print_json(json.dumps(rounded(row)))
 
 
+MODULES = (linear_probes, probe_edits, probes, soundness, rook_endgame, train_rook)
+"""What decides the rows, beside this file."""
+
+
 def save(config: Config, *, seconds: float) -> None:
     """Write the manifest."""
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "model")}
@@ -347,9 +352,7 @@ def save(config: Config, *, seconds: float) -> None:
         data={"games": f"random games, seeds {config.seed + 2} and {config.seed + 3}"},
         seeds=[config.seed],
         device="cpu",
-        code=manifest.source_hash(
-            [__file__, *(str(m.__file__) for m in (probes, soundness, rook_endgame, train_rook))]
-        ),
+        code=manifest.source_hash([__file__, *(str(module.__file__) for module in MODULES)]),
         command=["python", "-m", "experiments.soundness"],
     )
     made.spent.update(seconds=round(seconds, 1))

@@ -6,21 +6,29 @@ along the probe, until the probe reads another value and every other variable re
 asks whether the network's answer follows, more often than under random edits of equal norm. No
 result says "decodable" without what became of that test.
 
-Sources: Alain and Bengio 2016, arXiv:1610.01644 (linear probes); Hewitt and Liang 2019,
-arXiv:1909.03368 (control labels); Shah et al., arXiv:2602.05903 (a probe of the board needs a
-causal role); Ganin and Lempitsky 2015, arXiv:1409.7495 (gradient reversal).
+Sources: Hewitt and Liang 2019, arXiv:1909.03368 (control labels); Shah et al., arXiv:2602.05903 (a
+probe of the board needs a causal role).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.alignment.linear_probes import (
+    LinearProbe,
+    ProbeSettings,
+    classes_of,
+    control_labels,
+    fit_probe,
+    goodness,
+)
+from interp.alignment.probe_edits import covariance_root, moved, projected_out, random_edits
 from interp.alignment.subjects import Cut
 from interp.bases import random_basis
 from interp.errors import InputError, nearest
@@ -28,8 +36,6 @@ from interp.stats import Interval, cluster_bootstrap, paired_difference
 
 FEWEST = 20
 """Edited inputs below which a causal test is not made."""
-ROUNDS = 500
-"""Projections after which an edit that does not read as asked is given up."""
 
 Values = Mapping[str, Tensor]
 """Each variable on each input `[input]`: whole numbers or booleans are classes, others real."""
@@ -39,66 +45,6 @@ Answers = Callable[[Values, Tensor], Tensor]
 It is called with the values of all variables `[row]` and the rows of the cut `[row]`. No true one
 means that the values cannot be, and such a change is not asked for."""
 Verdict = Literal["used", "not used", "not tested"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeSettings:
-    """How probes are fitted and tested."""
-
-    kind: Literal["ridge", "logistic"] = "ridge"
-    """For classes; real variables are always fitted by ridge, in closed form."""
-    ridge: float = 1.0
-    """Penalty on centred states divided by the root of their mean variance, as in
-    `interp.bases.probe_normal`."""
-    along: Literal["weights", "patterns"] = "weights"
-    """What edits follow: the probe's weights, or how states vary with what it reads (see
-    `moved`). Weights are the plain choice; patterns reach further and stay among natural states."""
-    random_edits: int = 5
-    """Random edits of equal norm for each input."""
-    tries: int = 20
-    """New values that are drawn for an input before it is left out."""
-    seed: int = 0
-    """Of shuffled labels, new values and random edits."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("ridge", "logistic"):
-            raise InputError(f"kind={self.kind!r}: write 'ridge' or 'logistic'.")
-        if self.along not in ("weights", "patterns"):
-            raise InputError(f"along={self.along!r}: write 'weights' or 'patterns'.")
-        if not 0 < self.ridge < float("inf"):
-            raise InputError(f"ridge={self.ridge}: give a number above 0.")
-        if min(self.random_edits, self.tries) < 1:
-            raise InputError(
-                f"random_edits={self.random_edits} and tries={self.tries} must be 1 or more each."
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class LinearProbe:
-    """What a state says of one variable: the class of the largest score, or the score itself."""
-
-    weight: Float[Tensor, "score d"]
-    """One row for each class; one in all for a real variable."""
-    bias: Float[Tensor, " score"]
-    real: bool
-    lead: float
-    """How far the first class leads the second on training inputs, by the median; edits aim at it.
-    1e-3 of the standard deviation for a real variable: how near an edit must come."""
-
-    def scores(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n score"]:
-        """Return the scores of states, in float64."""
-        return states.double() @ self.weight.T + self.bias
-
-    def reads(self, states: Float[Tensor, "n d"]) -> Num[Tensor, " n"]:
-        """Return the classes, or the real values, that the probe reads."""
-        scores = self.scores(states)
-        return scores[:, 0] if self.real else scores.argmax(1)
-
-    def basis(self) -> Float[Tensor, "k d"]:
-        """Return orthonormal rows: all directions that change what is read."""
-        rows = self.weight if self.real else self.weight - self.weight.mean(0)
-        _, singular, basis = torch.linalg.svd(rows, full_matrices=False)
-        return basis[singular > 1e-9 * singular[0]]
 
 
 @dataclass(frozen=True)
@@ -222,7 +168,7 @@ def probe_and_test(
         if name not in values:
             raise InputError(f"There are no values of {name!r}.{nearest(name, values)}")
     probes = {
-        name: fit_probe(cut.states[train], of[train], settings=settings, n_classes=_classes(of))
+        name: fit_probe(cut.states[train], of[train], settings=settings, n_classes=classes_of(of))
         for name, of in values.items()
     }
     given = {"raw inputs": raw, "untrained network": untrained}
@@ -232,76 +178,6 @@ def probe_and_test(
         used = _use(cut, values, probes, name, train, test, answers, settings)
         tests.append(ProbeTest(cut.site, name, decoded, used))
     return tuple(tests)
-
-
-# ---------------------------------------------------------------- fitting
-
-
-def fit_probe(
-    states: Float[Tensor, "n d"],
-    values: Num[Tensor, " n"] | Bool[Tensor, " n"],
-    *,
-    settings: ProbeSettings | None = None,
-    n_classes: int | None = None,
-) -> LinearProbe:
-    """Fit one probe in float64; an intercept is not penalised.
-
-    With x the centred states over the root of their mean variance, ridge regresses the value, or
-    each class's 0 or 1, on x: the closed form (x'x + ridge)^-1 x'y. Logistic minimises the mean
-    cross-entropy plus ridge / (2 n) |w|^2.
-
-    >>> probe = fit_probe(torch.tensor([[0.0], [2.0]]), torch.tensor([0, 1]))
-    >>> probe.reads(torch.tensor([[0.5], [1.5]])).tolist()
-    [0, 1]
-    """
-    settings = settings or ProbeSettings()
-    x, middle = states.double(), states.double().mean(0)
-    spread = float((x - middle).square().mean().sqrt()) or 1.0
-    x, real = (x - middle) / spread, values.is_floating_point()
-    y = values.double()[:, None] if real else _one_hot(values.long(), n_classes)
-    if real or settings.kind == "ridge":
-        weight = _ridge(x, y - y.mean(0), settings.ridge)
-        bias = y.mean(0)
-    else:
-        weight, bias = _logistic(x, values.long(), y.shape[1], settings.ridge)
-    weight = weight / spread
-    probe = LinearProbe(weight, bias - weight @ middle, real, 1e-3 * float(y.std()))
-    if real:
-        return probe
-    best = probe.scores(states).topk(2, dim=1).values
-    return replace(probe, lead=max(float((best[:, 0] - best[:, 1]).median()), 1e-6))
-
-
-def _classes(values: Tensor) -> int | None:
-    return None if values.is_floating_point() else max(2, int(values.max()) + 1)
-
-
-def _one_hot(values: Tensor, n_classes: int | None) -> Tensor:
-    n = _classes(values) if n_classes is None else n_classes
-    return torch.nn.functional.one_hot(values, n or 2).double()
-
-
-def _ridge(x: Tensor, y: Tensor, ridge: float) -> Float[Tensor, "score d"]:
-    gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype)
-    return torch.linalg.solve(gram, x.T @ y).T
-
-
-def _logistic(x: Tensor, y: Tensor, n_classes: int, ridge: float) -> tuple[Tensor, Tensor]:
-    wide = torch.zeros(n_classes, x.shape[1] + 1, dtype=x.dtype, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [wide], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        value = torch.nn.functional.cross_entropy(x @ wide[:, :-1].T + wide[:, -1], y)
-        value = value + ridge / (2 * len(x)) * wide[:, :-1].square().sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        solver.step(loss)  # type: ignore[arg-type]
-    return wide.detach()[:, :-1], wide.detach()[:, -1]
 
 
 # ---------------------------------------------------------------- decoding
@@ -318,7 +194,7 @@ def _decode(
     settings: ProbeSettings,
 ) -> Decoded:
     """Score a probe on held-out inputs beside its baselines."""
-    n_classes = _classes(values)
+    n_classes = classes_of(values)
     own = goodness(probe.reads(cut.states[test]), values[test])
     inputs = {
         "constant": cut.states.new_zeros(len(values), 1),
@@ -344,144 +220,6 @@ def _decode(
         {k: None if r is None else sign * float(r.mean()) for k, r in rivals.items()},
         paired_difference(own.numpy(), best.numpy(), rows),
     )
-
-
-def goodness(read: Num[Tensor, " n"], true: Tensor) -> Float[Tensor, " n"]:
-    """Return what is better when larger: 1 or 0 for a class, minus the error for a real value."""
-    if true.is_floating_point():
-        return -(read.double() - true.double()).abs()
-    return (read == true.long()).double()
-
-
-def control_labels(values: Tensor, seed: int, kinds: Int[Tensor, " input"] | None = None) -> Tensor:
-    """Return the values permuted over inputs; inputs of one kind share one.
-
-    Source: Hewitt and Liang 2019, arXiv:1909.03368, whose kinds are word types.
-    """
-    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
-    if kinds is None:
-        return values[order]
-    _, place = kinds.unique(return_inverse=True)
-    return values[order[place]]
-
-
-# ---------------------------------------------------------------- editing
-
-
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """States that were moved until probes read what was asked."""
-
-    states: Float[Tensor, "n d"]
-    reached: Bool[Tensor, " n"]
-    """Whether the variable reads as asked and every other one as before."""
-
-
-def moved(
-    states: Float[Tensor, "n d"],
-    probes: Mapping[str, LinearProbe],
-    variable: str,
-    targets: Num[Tensor, " n"],
-    *,
-    root: Float[Tensor, "d d"] | None = None,
-) -> Moved:
-    """Move states until one probe reads its target, and the others what they read before.
-
-    Each condition is a half-space of states, such as `(w_q - w_p) h + c >= lead`; a state is
-    projected on the one that it breaks most until it breaks none. A state that already reads as
-    asked keeps every bit. The edit is short, though not the shortest there is.
-
-    With the symmetric root of the states' covariance, length is measured in their standard
-    deviations: then an edit follows how states vary with the variable, not the weights, which may
-    point where no state ever goes. Source of the difference: Haufe et al. 2014, NeuroImage 87, 96.
-    """
-    start = states.double()
-    root = torch.eye(start.shape[1], dtype=torch.float64) if root is None else root.double()
-    asked = {name: targets if name == variable else p.reads(start) for name, p in probes.items()}
-    limits = {name: _limits(p, start, asked[name]) for name, p in probes.items()}
-    turned = {name: p.weight @ root for name, p in probes.items()}
-    scaled = torch.zeros_like(start)
-    for _ in range(ROUNDS):
-        now = start + scaled @ root
-        steps = torch.stack(
-            [_step(p, turned[n], now, asked[n], limits[n]) for n, p in probes.items()]
-        )
-        length = steps.norm(dim=2)
-        if not bool((length > 0).any()):
-            break
-        scaled = scaled + steps[length.argmax(0), torch.arange(len(start))]
-    still = (scaled == 0).all(1, keepdim=True)
-    new = torch.where(still, states, (start + scaled @ root).to(states.dtype))
-    fine = torch.ones(len(states), dtype=torch.bool)
-    for name, probe in probes.items():
-        read = probe.reads(new)
-        near = (read - asked[name]).abs() <= 2 * probe.lead if probe.real else read == asked[name]
-        fine &= near
-    return Moved(new, fine)
-
-
-def covariance_root(states: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
-    """Return the symmetric root of the covariance of states, in float64."""
-    x = states.double() - states.double().mean(0)
-    sizes, basis = torch.linalg.eigh(x.T @ x / max(1, len(x) - 1))
-    return basis * sizes.clamp(min=0).sqrt() @ basis.T
-
-
-def _limits(probe: LinearProbe, states: Tensor, asked: Tensor) -> Float[Tensor, "n score"]:
-    """How far the asked class must lead each other; where it is read already, no more than now."""
-    if probe.real:
-        return torch.zeros(len(states), 1, dtype=torch.float64)
-    wanted = torch.full((len(states), len(probe.bias)), probe.lead, dtype=torch.float64)
-    read = probe.reads(states) == asked
-    return torch.where(read[:, None], wanted.minimum(_gaps(probe, states, asked)), wanted)
-
-
-def _gaps(probe: LinearProbe, states: Tensor, asked: Tensor) -> Float[Tensor, "n score"]:
-    scores = probe.scores(states)
-    return scores.gather(1, asked.long()[:, None]) - scores
-
-
-def _step(
-    probe: LinearProbe, weight: Tensor, states: Tensor, asked: Tensor, limits: Tensor
-) -> Float[Tensor, "n d"]:
-    """The change that mends the condition of one probe that is broken most; zero if none is."""
-    if probe.real:
-        lack = asked.double() - probe.reads(states)
-        lack = torch.where(lack.abs() > probe.lead, lack, 0.0)
-        toward = weight.expand(len(states), -1)
-    else:
-        lacks = limits - _gaps(probe, states, asked)
-        lacks = lacks.scatter(1, asked.long()[:, None], -1.0)
-        apart = torch.cdist(weight, weight)[asked.long()].clamp(min=1e-12)
-        worst = (lacks / apart).argmax(1)
-        lack = lacks.gather(1, worst[:, None])[:, 0]
-        lack = torch.where(lack > 1e-6 * probe.lead, lack, 0.0)
-        toward = weight[asked.long()] - weight[worst]
-    return lack[:, None] * toward / toward.square().sum(1, keepdim=True).clamp(min=1e-24)
-
-
-def projected_out(
-    states: Float[Tensor, "n d"], basis: Float[Tensor, "k d"], middle: Float[Tensor, " d"]
-) -> Float[Tensor, "n d"]:
-    """Return states whose part in a subspace is that of `middle`; done twice it changes nothing."""
-    basis = basis.to(states.dtype)
-    return states - (states - middle) @ basis.T @ basis
-
-
-def random_edits(
-    changes: Float[Tensor, "n d"],
-    generator: torch.Generator,
-    *,
-    root: Float[Tensor, "d d"] | None = None,
-) -> Float[Tensor, "n d"]:
-    """Return changes in random directions, each of the norm of the given one.
-
-    With the root of the covariance, directions in which states vary more are drawn more often.
-    """
-    drawn = torch.randn(changes.shape, generator=generator, dtype=torch.float64)
-    drawn = drawn if root is None else drawn @ root
-    lengths = changes.double().norm(dim=1, keepdim=True)
-    return (drawn / drawn.norm(dim=1, keepdim=True) * lengths).to(changes.dtype)
 
 
 # ---------------------------------------------------------------- using
@@ -606,7 +344,7 @@ def _without(
         bare[train],
         values[variable][train],
         settings=settings,
-        n_classes=_classes(values[variable]),
+        n_classes=classes_of(values[variable]),
     )
     found = float(goodness(fresh.reads(bare[test]), values[variable][test]).mean())
     shares = [share(projected_out(cut.states[test], b, middle)) for b in randoms]
@@ -662,31 +400,3 @@ def _check(
             )
         if not of.is_floating_point() and int(of.min()) < 0:
             raise InputError(f"{name!r} holds {int(of.min())}: number classes from 0.")
-
-
-# ---------------------------------------------------------------- gradient reversal
-
-
-class _Reversal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
-        ctx.alpha = alpha
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return -ctx.alpha * grads[0], None
-
-
-def reverse_gradient(x: Float[Tensor, "*shape"], alpha: float = 1.0) -> Float[Tensor, "*shape"]:
-    """Return `x`; its gradient comes back times `-alpha`.
-
-    What reads it learns a variable, and what made it forgets that variable for this reader alone:
-    test with a fresh probe. Source: Ganin and Lempitsky 2015, arXiv:1409.7495.
-
-    >>> x = torch.tensor([3.0], requires_grad=True)
-    >>> (2 * reverse_gradient(x, 0.5)).backward()
-    >>> x.grad
-    tensor([-1.])
-    """
-    return _Reversal.apply(x, alpha)  # type: ignore[return-value]

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.alignment.probes import LinearProbe
+from interp.alignment.linear_probes import LinearProbe
 from interp.data.rook_endgame import BLACK, PIECES, Rules
 from interp.errors import InputError
 from interp.stats import Interval, cluster_bootstrap, wilson

@@ -408,7 +408,10 @@ def reference_ranges(rows: Sequence[Row]) -> Spec:
     """
     names = [cell_name(row) for row in rows]
     lines = [
-        {**row, "tick": f"{name} ({plain(str(row.get('part')))})" if names.count(name) > 1 else name}
+        {
+            **row,
+            "tick": f"{name} ({plain(str(row.get('part')))})" if names.count(name) > 1 else name,
+        }
         for row, name in zip(rows, names, strict=True)
     ]
     known = [row for row in lines if row["published"] is not None]

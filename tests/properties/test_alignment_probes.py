@@ -6,16 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.alignment.probes import (
+from interp.alignment.linear_probes import (
     ProbeSettings,
     control_labels,
-    covariance_root,
     fit_probe,
-    moved,
-    projected_out,
-    random_edits,
     reverse_gradient,
 )
+from interp.alignment.probe_edits import covariance_root, moved, projected_out, random_edits
 from interp.bases import random_basis
 
 seeds = st.integers(0, 10_000)

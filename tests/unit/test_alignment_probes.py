@@ -7,20 +7,15 @@ import torch
 from torch import nn
 
 import interp
-from interp.alignment.probes import (
+from interp.alignment.linear_probes import (
     LinearProbe,
     ProbeSettings,
-    ProbeTest,
-    Used,
     control_labels,
-    covariance_root,
     fit_probe,
-    moved,
-    probe_and_test,
-    projected_out,
-    random_edits,
     reverse_gradient,
 )
+from interp.alignment.probe_edits import covariance_root, moved, projected_out, random_edits
+from interp.alignment.probes import ProbeTest, Used, probe_and_test
 from interp.alignment.subjects import Cut, ModuleSubject
 from interp.errors import InputError
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from experiments import soundness as experiment
 from experiments import train_rook
-from interp.alignment.probes import LinearProbe
+from interp.alignment.linear_probes import LinearProbe
 from interp.alignment.soundness import (
     ATTACKS,
     decoded_position,

@@ -112,12 +112,12 @@ def test_progression_is_of_nets_that_learn_a_task():
         ),
         (
             {"held_out": 5},
-            "--held-out 5, --pair-inputs 131072: give 64 or more of each, so that every variable "
+            "--held-out 5, --pair-inputs 262144: give 64 or more of each, so that every variable "
             "varies.",
         ),
         (
             {"inputs": 100},
-            "--inputs 100 and --pairs 1048576 must fill a batch, of 1024 and 512: draw more, or "
+            "--inputs 100 and --pairs 1280000 must fill a batch, of 1024 and 6400: draw more, or "
             "lower the batch.",
         ),
     ],
