@@ -135,7 +135,7 @@ def experiment_of(model: Mapping[str, Any], data: Mapping[str, Any]) -> str | No
 def figures_of_reference(folder: Path) -> Iterator[tuple[str, go.Figure]]:
     """Yield the figures of the comparison with published values, of all its parts together."""
     stores = [Store.open(path.parent) for path in sorted(folder.rglob("manifest.json"))]
-    fits = [
+    fits: list[Row] = [
         {**row, "part": store.folder.name} for store in stores for row in _rows(store, "align_fits")
     ]
     tables: Tables = {"align_fits": fits, "published": [*published(REFERENCE)]}

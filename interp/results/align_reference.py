@@ -22,8 +22,10 @@ COLUMNS = ("experiment", "map", "algorithm", "layer", "dims", "checkpoint")
 """What names a published cell."""
 VALUES = ("mean", "sd", "min", "max")
 """What a published cell holds, over networks; accuracies are shares."""
-CELL = ("experiment", "nets", "kind", "algorithm", "map", "site", "size", "map_seed")
-CELL += ("budget", "part")
+CELL = (
+    *("experiment", "nets", "kind", "algorithm", "map"),
+    *("site", "size", "map_seed", "budget", "part"),
+)
 """What fits of one cell have in common: all but the network."""
 
 
