@@ -434,9 +434,9 @@ print()
 print(render(lines, "table", width=110))
 
 # %% [markdown]
-# The rest alone does what no swap does, and the read part alone keeps nearly half of the effect:
+# The rest alone does what no swap does, and the read part alone keeps some of the effect, not all:
 # the network reads these directions, though not the whole of them, and their read part moves it
-# less far.
+# less far. How far hangs on where the fit ended: many narrow rotations score alike.
 #
 # The second table is the subtler one. The planted neurons, exchanged as they are, leave the states
 # where natural ones lie. The fitted maps reach the same accuracy from far outside, the RevNet for
