@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from figures.align_study import told
 from figures.titled import NothingToDraw
-from interp.results.align_charts import hidden_of, width_sweep
+from interp.results.align_comparison import hidden_of, width_sweep
 from interp.results.align_figures import sweep_finding
 from interp.results.align_reference import compare
 from interp.results.report_stats import Row

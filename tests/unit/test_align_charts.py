@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from interp.results import align_charts as charts
+from interp.results import align_comparison as comparison
 from interp.results.align_findings import BASELINES, GUARDS, at, place_of
 
 Rows = list[dict[str, Any]]
@@ -173,9 +174,9 @@ DRAWN = {
     "controls": charts.control_points(at(ONE["align_controls"], FIRST), ONE["align_verdicts"][0]),
     "curve": charts.capacity_curves(at(ONE["align_curve"], FIRST)),
     "bits": charts.bits_bars(ONE["align_bits"], 2.0),
-    "reference": charts.reference_ranges([*SWEEP, compared("pca", 0.7, None)]),
-    "sweep": charts.width_sweep(SWEEP),
-    "progression": charts.progression(TRAINING),
+    "reference": comparison.reference_ranges([*SWEEP, compared("pca", 0.7, None)]),
+    "sweep": comparison.width_sweep(SWEEP),
+    "progression": comparison.progression(TRAINING),
 }
 
 
@@ -291,7 +292,7 @@ def test_cells_outside_the_published_range_look_different_and_unpublished_ones_t
     published = marks["Published mean and range"]
     assert published["x"] == [0.8] * 3
     assert published["error_x"]["array"] == pytest.approx([0.1] * 3)
-    inside = named(charts.reference_ranges([compared("pca", 0.75)]))
+    inside = named(comparison.reference_ranges([compared("pca", 0.75)]))
     assert inside["Ours, inside the range"]["text"] == [
         "0.750 (0.730 to 0.770), train 0.760; n = 5"
     ]
@@ -300,7 +301,7 @@ def test_cells_outside_the_published_range_look_different_and_unpublished_ones_t
 
 def test_cells_of_one_name_are_told_apart_by_their_part():
     parts = ("untrained", "bent & bowed")
-    drawn = charts.reference_ranges([compared("pca", 0.75, part=part) for part in parts])
+    drawn = comparison.reference_ranges([compared("pca", 0.75, part=part) for part in parts])
     name = "equality: both<br>pca, layer 1, size 8"
     ticks = named(drawn)["Ours, inside the range"]["y"]
     assert ticks == [f"{name} (untrained)", f"{name} (bent &amp; bowed)"]
@@ -308,7 +309,7 @@ def test_cells_of_one_name_are_told_apart_by_their_part():
 
 
 def test_the_sweep_is_over_hidden_sizes_and_leaves_other_maps_out():
-    spec = charts.width_sweep([*reversed(SWEEP), compared("orthogonal", 0.9)])
+    spec = comparison.width_sweep([*reversed(SWEEP), compared("orthogonal", 0.9)])
     ours = named(spec)["coupling map: ours, test"]
     assert ours["x"] == [1, 2, 16]
     assert ours["y"] == pytest.approx([0.62, 0.64, 0.92])
@@ -323,5 +324,5 @@ def test_training_has_a_line_a_map():
     assert lines["a: ours, test"]["x"] == [0, 8, 16]
     assert lines["b: ours, test"]["y"] == pytest.approx([0.5, 0.7, 0.9])
     assert {"a: published", "b: ours, train"} <= set(lines)
-    bare = charts.progression([compared("a", 0.5, None, checkpoint=0)])
+    bare = comparison.progression([compared("a", 0.5, None, checkpoint=0)])
     assert "a: published" not in named(bare)
