@@ -26,7 +26,8 @@ lab: $(VENV)/.lab $(VENV)/.weights ## Open the notebooks in JupyterLab, on this 
 	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=notebooks
 
 test: $(VENV)/.dev $(VENV)/.weights ## Run every test, offline
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal \
+	  --durations 25
 
 figures: $(VENV)/.ready ## Draw every figure again from the committed records
 	$(BIN)/python -m figures

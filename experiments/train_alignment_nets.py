@@ -61,8 +61,8 @@ TASKS: Mapping[str, tuple[str, str]] = {
 }
 """Of each kind, the task and the algorithm whose table is read; all of a task label alike."""
 DATA_SEED = 0
-LOOK = 128
-"""Updates between looks at the validation loss."""
+LOOK, PLANTED_LOOK = 128, 200
+"""Updates between looks at the validation loss; of planted nets an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,9 @@ class Config:
     planted_batch: int = 6400
     """Pairs of one net in such an update."""
     planted_patience: int = 1000
-    """Updates without a lower validation loss after which such a net is done: five epochs."""
+    """Updates without a gain after which such a net is done: five epochs."""
+    planted_gain: float = 5e-4
+    """Nats by which their validation loss must fall for a gain."""
     pairs: int = 1_280_000
     """Training pairs of planted nets, two fifths of which interchange nothing."""
     pair_inputs: int = 262_144
@@ -121,16 +123,18 @@ class Config:
 
     def recipe(self, kind: str) -> Recipe:
         """Return how nets of a kind are trained."""
-        own = (self.steps, self.batch, self.patience)
-        planted = (self.planted_steps, self.planted_batch, self.planted_patience)
-        steps, batch, patience = planted if is_planted(kind) else own
+        own = (self.steps, self.batch, self.patience, 0.0)
+        planted = (self.planted_steps, self.planted_batch, self.planted_patience, self.planted_gain)
+        steps, batch, patience, gain = planted if is_planted(kind) else own
+        look = PLANTED_LOOK if is_planted(kind) else LOOK
         return Recipe(
             steps=steps,
             batch=batch,
             learning_rate=self.learning_rate,
             decay=False,
-            check_every=LOOK,
-            patience=-(-patience // LOOK),
+            check_every=look,
+            patience=-(-patience // look),
+            min_gain=gain,
         )
 
 

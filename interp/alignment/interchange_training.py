@@ -45,12 +45,16 @@ class Recipe:
     check_every: int = 250
     """Updates between looks at the validation loss."""
     patience: int = 24
-    """Looks without a better validation loss after which a net is done."""
+    """Looks without a gain after which a net is done."""
+    min_gain: float = 0.0
+    """Nats by which the validation loss must fall below its best for a gain."""
 
     def __post_init__(self) -> None:
         numbers = (self.steps, self.batch, self.check_every, self.patience)
         if min(numbers) < 1 or not self.learning_rate > 0:
             raise InputError(f"{self}: every number of a recipe must be above 0.")
+        if not self.min_gain >= 0:
+            raise InputError(f"min_gain={self.min_gain}: give 0 or more nats.")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of an update, counted from 0."""
@@ -227,7 +231,7 @@ def descend(
         raise InputError(f"{len(nets)} nets and {len(seeds)} seeds: give one seed a net.")
     weights = {name: value.requires_grad_() for name, value in stacked(nets).items()}
     optimiser = torch.optim.Adam(list(weights.values()), lr=recipe.learning_rate, fused=True)
-    feed, best = batches(n_rows, recipe.batch, seeds), _Best(weights, recipe.patience)
+    feed, best = batches(n_rows, recipe.batch, seeds), _Best(weights, recipe)
     for step in range(1, recipe.steps + 1):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(step - 1)
@@ -267,13 +271,13 @@ def _rounds(n_rows: int, batch: int, streams: list[torch.Generator]) -> Iterator
 class _Best:
     """The best weights of each net so far, and which nets still have patience."""
 
-    def __init__(self, weights: Weights, patience: int) -> None:
+    def __init__(self, weights: Weights, recipe: Recipe) -> None:
         n = len(next(iter(weights.values())))
         self.kept = {name: value.detach().clone() for name, value in weights.items()}
         self.loss, self.step = torch.full((n,), math.inf), torch.zeros(n, dtype=torch.long)
         self.since, self.going = torch.zeros(n, dtype=torch.long), torch.ones(n, dtype=torch.bool)
         self.looks: list[list[tuple[int, float]]] = [[] for _ in range(n)]
-        self.patience = patience
+        self.patience, self.min_gain = recipe.patience, recipe.min_gain
 
     def look(self, step: int, weights: Weights, losses: Float[Tensor, " net"]) -> None:
         """Note the validation losses after an update, and keep what is better than before."""
@@ -284,11 +288,12 @@ class _Best:
             )
         for i in self.going.nonzero().flatten().tolist():
             self.looks[i].append((step, float(losses[i])))
+        gained = losses < self.loss - self.min_gain
         better = self.going & (losses < self.loss)
         for name, value in weights.items():
             self.kept[name][better] = value[better]
         self.loss, self.step[better] = torch.where(better, losses, self.loss), step
-        self.since = torch.where(better, 0, self.since + 1)
+        self.since = torch.where(gained, 0, self.since + 1)
         self.going &= self.since < self.patience
 
     def trained(self) -> tuple[Trained, ...]:

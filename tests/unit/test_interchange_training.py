@@ -234,6 +234,22 @@ def test_the_best_weights_are_kept_and_patience_ends_a_net():
     assert torch.equal(second.net[0].weight, seen[5][1])
 
 
+def test_a_gain_too_small_keeps_the_weights_and_uses_up_patience():
+    """Losses fall by 0.2 each time: below a gain of 0.5, so two looks after the first are enough."""
+    told = iter([1.0, 0.8, 0.6, 0.4])
+
+    def losses(weights, rows):
+        return weights["0.weight"].flatten(1).sum(1)
+
+    recipe = Recipe(steps=4, batch=1, check_every=1, patience=2, min_gain=0.5)
+    (done,) = descend(
+        nets_of([0]), [0], losses, lambda _: torch.tensor([next(told)]), n_rows=1, recipe=recipe
+    )
+    assert done.step == 3 and [loss for _, loss in done.validation] == pytest.approx([1, 0.8, 0.6])
+    with pytest.raises(InputError, match=r"^min_gain=-1.0: give 0 or more nats\.$"):
+        Recipe(min_gain=-1.0)
+
+
 def test_descent_ends_when_no_net_has_patience_left():
     looks = []
 
