@@ -46,8 +46,6 @@ PARTS = (
     sweeps,
 )
 CLAIMS = {claim.name: claim for part in PARTS for claim in part.CLAIMS}
-OPEN = {claim.name: claim for claim in alignment.OPEN}
-"""Goals that are not met: measured when they are named, and in no table."""
 CHEAP = (
     "engines-agree", "positions", "no-leaks", "planted-circuit", "gqa",
     "tts-planted", "resume-after-kill", "thinker-auc", "thinker-ignored",
@@ -94,10 +92,9 @@ def find(name: str) -> Claim:
     Raises:
         InputError: no such claim.
     """
-    every = CLAIMS | OPEN
-    if name not in every:
-        raise InputError(f"There is no claim {name!r}.{nearest(name, every)}")
-    return every[name]
+    if name not in CLAIMS:
+        raise InputError(f"There is no claim {name!r}.{nearest(name, CLAIMS)}")
+    return CLAIMS[name]
 
 
 def as_json(claim: Claim, measured: Measured) -> dict[str, Any]:
