@@ -235,7 +235,7 @@ def test_the_best_weights_are_kept_and_patience_ends_a_net():
 
 
 def test_a_gain_too_small_keeps_the_weights_and_uses_up_patience():
-    """Losses fall by 0.2 each time: below a gain of 0.5, so two looks after the first are enough."""
+    """Losses fall by 0.2 each time: below a gain of 0.5, so two looks after the first end it."""
     told = iter([1.0, 0.8, 0.6, 0.4])
 
     def losses(weights, rows):
