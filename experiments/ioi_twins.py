@@ -99,6 +99,8 @@ class Config:
                 raise InputError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more."
                 )
+        if not self.learning_rate > 0:
+            raise InputError(f"--learning-rate {self.learning_rate}: give a number above 0.")
 
     @property
     def budget(self) -> Budget:

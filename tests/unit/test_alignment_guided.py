@@ -156,6 +156,7 @@ def test_a_small_study_writes_a_row_for_each_network_and_map(tmp_path, capsys):
     ("asked", "message"),
     [
         (["--twins", "0"], "--twins 0: give 1 or more."),
+        (["--learning-rate", "-1"], "--learning-rate -1.0: give a number above 0."),
         (["--maps", "orthogonal", "revnt-8x128"], "No family of maps 'revnt-8x128'"),
         (["--frames", "16"], "frames=16, people=12: there are 1 to 15 frames"),
         (["--site", "9.resid_post"], "The model has no site '9.resid_post'"),
