@@ -24,7 +24,16 @@ from rich.console import Console
 
 from experiments.align_reference import PARTS as REFERENCES
 from experiments.align_study import SUBJECTS, Size, run_name
-from experiments.parts import DRAWINGS, RECORDS, Done, execute, in_turn, shown, tell
+from experiments.parts import (
+    DRAWINGS,
+    RECORDS,
+    Done,
+    execute,
+    in_turn,
+    require_folder,
+    shown,
+    tell,
+)
 from interp.errors import InputError, nearest
 
 FIGURES = "figures"
@@ -46,7 +55,7 @@ class Config:
     reference_budget: Size = "standard"
     """The budget of their fits."""
     sentences: bool = True
-    """Also fit maps to random twins on sentences (`experiments.ioi_twins`, ten minutes)."""
+    """Also fit maps to random twins on sentences (`experiments.ioi_twins`, twenty minutes)."""
     draw: bool = True
     """Also draw the figures."""
     workers: int = 2
@@ -70,6 +79,8 @@ class Config:
                     )
             if len(set(given)) < len(given):
                 raise InputError(f"{flag} {' '.join(given)}: name each once.")
+        for flag in ("work", "out", "figures"):
+            require_folder(f"--{flag}", getattr(self, flag))
         if self.workers < 1:
             raise InputError(f"--workers {self.workers}: give at least 1.")
 

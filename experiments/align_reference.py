@@ -33,7 +33,7 @@ from torch import nn
 
 import interp.results as results
 from experiments import train_alignment_nets
-from experiments.parts import RECORDS, shown
+from experiments.parts import RECORDS, require_folder, shown
 from experiments.study import condense
 from interp.alignment.capacity import fixed_set
 from interp.alignment.fitting import BUDGETS, Budget
@@ -178,16 +178,23 @@ class Config:
     """Folder for a small copy of the finished records, one folder a part."""
 
     def __post_init__(self) -> None:
+        if not self.parts or len(set(self.parts)) < len(self.parts):
+            raise InputError("--parts: name at least one, and each once.")
+        for flag, folder in (("--out", self.out), ("--records", self.records)):
+            if folder is not None:
+                require_folder(flag, folder)
         for part in self.parts:
             if part not in PARTS:
                 raise InputError(
                     f"--parts {part}: there are {', '.join(PARTS)}.{nearest(part, PARTS)}"
                 )
-        if self.budget not in BUDGETS or not 2 <= self.nets <= 10:
+        if self.budget not in BUDGETS:
             raise InputError(
-                f"--budget {self.budget} --nets {self.nets}: a budget is one of "
-                f"{', '.join(BUDGETS)}, and there are 2 to 10 networks."
+                f"--budget {self.budget}: there are {', '.join(BUDGETS)}."
+                f"{nearest(self.budget, BUDGETS)}"
             )
+        if not 2 <= self.nets <= 10:
+            raise InputError(f"--nets {self.nets}: give 2 to 10.")
 
 
 def run(config: Config, console: Console) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.parts import RECORDS, shown
+from experiments.parts import RECORDS, require_folder, shown
 from experiments.study import condense
 from interp.alignment.evidence import Evidence
 from interp.alignment.fitting import Budget
@@ -160,6 +160,9 @@ class Config:
                 )
         if self.algorithms is not None and len(set(self.algorithms)) != len(self.algorithms):
             raise InputError(f"--algorithms {' '.join(self.algorithms)}: name each once.")
+        for flag, folder in (("--out", self.out), ("--records", self.records)):
+            if folder is not None:
+                require_folder(flag, folder)
         if self.algorithms == ():
             raise InputError("--algorithms: name at least one, or leave it out for all.")
 

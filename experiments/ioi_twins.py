@@ -31,6 +31,7 @@ from rich.table import Table as Laid
 from torch import Tensor
 
 from experiments import train_ioi, training
+from experiments.parts import require_folder
 from experiments.study import write_rows
 from interp.alignment import families, guided
 from interp.alignment.baselines import interval
@@ -99,7 +100,8 @@ class Config:
                 raise InputError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more."
                 )
-        if not self.learning_rate > 0:
+        require_folder("--out", self.out, "ioi_twins")
+        if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--learning-rate {self.learning_rate}: give a number above 0.")
 
     @property

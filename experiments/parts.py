@@ -14,6 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from interp.errors import InputError
+from interp.results import manifest
+
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "experiments" / "records"
 DRAWINGS = ROOT / "figures" / "out"
@@ -38,6 +41,29 @@ def shown(path: Path) -> str:
     """Return a path from the working folder where it lies there: manifests keep the command."""
     there = path.absolute()
     return str(there.relative_to(Path.cwd()) if there.is_relative_to(Path.cwd()) else path)
+
+
+def require_folder(flag: str, path: Path, experiment: str | None = None) -> None:
+    """Refuse a place for records before anything is computed for them.
+
+    Args:
+        flag: the option that names it, for the message.
+        path: a folder, which need not exist yet.
+        experiment: the only one whose records may be replaced there; None checks no records.
+
+    Raises:
+        InputError: a file stands there or above it, or records of another experiment.
+    """
+    above = next((each for each in (path, *path.parents) if each.exists()), None)
+    if above is not None and not above.is_dir():
+        raise InputError(f"{flag} {path}: {above} is a file, and a folder is needed; name another.")
+    if experiment is None or not (path / "manifest.json").is_file():
+        return
+    found = manifest.read_manifest(path / "manifest.json").experiment
+    if found != experiment:
+        raise InputError(
+            f"{flag} {path} holds records of {found!r}, which would be lost: name another folder."
+        )
 
 
 def execute(name: str, command: Sequence[str], work: Path) -> Done:

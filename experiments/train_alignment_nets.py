@@ -41,6 +41,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from experiments import training
+from experiments.parts import require_folder
 from interp.alignment import fitting, interchange_training, maps, subjects
 from interp.alignment.interchange_training import Recipe, Trained, learn, mixture, plant
 from interp.data import alignment_tasks, counterfactuals, distributive, equality
@@ -102,12 +103,22 @@ class Config:
     """Folder to write; each kind has one of its own in it."""
 
     def __post_init__(self) -> None:
+        numbers = ("steps", "batch", "patience", "inputs", "held_out")
+        for name in (*numbers, *(f"planted_{each}" for each in numbers[:3]), "pairs"):
+            if getattr(self, name) < 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag} {getattr(self, name)}: give 1 or more.")
+        for name in ("learning_rate", "planted_gain"):
+            if not 0 < getattr(self, name) < float("inf"):
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag} {getattr(self, name)}: give a number above 0.")
         for kind in self.kinds:
             shape_of(kind)
-        if not self.kinds or not self.seeds or len(set(self.seeds)) != len(self.seeds):
+        twice = any(len(set(each)) < len(each) for each in (self.kinds, self.seeds))
+        if not self.kinds or not self.seeds or twice:
             raise InputError(
                 f"--kinds {' '.join(self.kinds)} --seeds {' '.join(map(str, self.seeds))}: give at "
-                "least one of each, and no seed twice."
+                "least one of each, and none twice."
             )
         if min(self.held_out, self.pair_inputs) < 64:
             raise InputError(
@@ -121,6 +132,7 @@ class Config:
             )
         for kind in self.kinds:
             self.recipe(kind)
+            require_folder("--out", self.out / kind, "train_alignment_nets")
 
     def recipe(self, kind: str) -> Recipe:
         """Return how nets of a kind are trained."""
@@ -347,7 +359,11 @@ def load_trained(kind: str, seed: int, *, folder: Path = RECORDS) -> nn.Sequenti
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write each kind."""
     flags = list(sys.argv[1:] if argv is None else argv)
-    config = tyro.cli(Config, args=flags, description=__doc__)
+    try:
+        config = tyro.cli(Config, args=flags, description=__doc__)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     torch.set_num_threads(1)
     console = Console()
     for kind in config.kinds:

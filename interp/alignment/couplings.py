@@ -33,6 +33,10 @@ class _Half(NamedTuple):
     out_bias: Tensor
 
 
+MOST = 1_000_000_000
+"""Weights of a map; the next power of ten fills the memory of most machines."""
+
+
 class Coupling(AlignmentMap):
     """A stack of additive coupling blocks.
 
@@ -51,7 +55,8 @@ class Coupling(AlignmentMap):
     Parameters: `2 n_blocks (d width + width + d/2)`.
 
     Raises:
-        InputError: an odd d, no block, no hidden unit, or a cap not above 0.
+        InputError: an odd d, no block, no hidden unit, more than `MOST` weights, or a cap not above
+            0.
     """
 
     orders: Tensor
@@ -160,6 +165,11 @@ def _require(d: int, n_blocks: int, width: int, kind: str, cap: float | None) ->
         raise InputError(
             f"A coupling map of {n_blocks} blocks with {width} hidden units: give at least one of "
             "each."
+        )
+    if (n := 2 * n_blocks * (d * width + width + d // 2)) > MOST:
+        raise InputError(
+            f"A coupling map of {n_blocks} blocks with {width} hidden units at a site {d} wide has "
+            f"{n:,} weights, and at most {MOST:,} are fitted: give fewer."
         )
     if kind not in ("paper", "safe"):
         raise InputError(f"kind={kind!r}: write 'paper' or 'safe'.")

@@ -109,8 +109,14 @@ Feed = Callable[[int], Pairs]
 
 
 def swapped(cut: Cut, phi: AlignmentMap, pairs: Pairs) -> Float[Tensor, "pair answer"]:
-    """Return the network's logits under interchange interventions."""
+    """Return the network's logits under interchange interventions.
+
+    Raises:
+        InputError: the map's variables are not those of the pairs, or the pairs are of a table
+            with other inputs than the cut's.
+    """
     _require_variables(phi, pairs)
+    _require_inputs(cut, pairs)
     device = cut.states.device
     rows, sources = pairs.base.to(device), pairs.sources.to(device)
     base = cut.states.index_select(0, rows)  # several times faster than states[rows]
@@ -270,6 +276,15 @@ def _require_variables(phi: AlignmentMap, pairs: Pairs) -> None:
         raise InputError(
             f"The map has blocks for {', '.join(phi.variables)} and the pairs interchange "
             f"{', '.join(pairs.variables)}: use the same variables in the same order."
+        )
+
+
+def _require_inputs(cut: Cut, pairs: Pairs) -> None:
+    """Pairs are row numbers: on another table's cut they would score, and mean nothing."""
+    if None not in (cut.inputs, pairs.inputs) and cut.inputs != pairs.inputs:
+        raise InputError(
+            f"The pairs are of other inputs than the cut at {cut.site!r}: give pairs of the table "
+            "that was cut, or cut the subject on the inputs of theirs."
         )
 
 

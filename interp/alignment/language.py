@@ -24,7 +24,7 @@ from transformers import DynamicCache
 from interp.alignment.fitting import Scores, score_logits, swapped
 from interp.alignment.maps import AlignmentMap
 from interp.alignment.subjects import PAIRS, Cut, Subject, frozen
-from interp.data.counterfactuals import Pairs
+from interp.data.counterfactuals import Pairs, inputs_hash
 from interp.engine.hooks import hooked, plain_forward
 from interp.engine.loading import load
 from interp.engine.masks import Masks
@@ -159,7 +159,8 @@ class LanguageSubject(Subject):
                     parts.append(kept.finish(*chunk))
             return torch.cat(parts)
 
-        return Cut(self.site, kept.states[which], finish, chunk=min(PAIRS, kept.rows))
+        chunk = min(PAIRS, kept.rows)
+        return Cut(self.site, kept.states[which], finish, chunk, inputs_hash(inputs))
 
     def _at(self, batch: Batch) -> Int[Tensor, " prompt"]:
         """Return the token of each prompt that the site is read at."""

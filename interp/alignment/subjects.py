@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from interp.data.counterfactuals import inputs_hash
 from interp.errors import ModelError, SiteError, nearest
 
 ROWS = 65_536
@@ -39,6 +40,8 @@ class Cut:
     _finish: Finish
     chunk: int = PAIRS
     """How many changed states are finished at once; fewer where logits or caches are large."""
+    inputs: str | None = None
+    """The hash of the inputs (`interp.data.counterfactuals.inputs_hash`): pairs must be of them."""
 
     @property
     def d(self) -> int:
@@ -107,7 +110,7 @@ class LayerSubject(Subject):
             with frozen(self.net):
                 return self._tail(changed)
 
-        return Cut(self.site, states, finish)
+        return Cut(self.site, states, finish, inputs=inputs_hash(inputs))
 
     def weights(self) -> Iterable[Tensor]:
         """Return the network's weights."""
@@ -144,7 +147,7 @@ class ModuleSubject(Subject):
             with frozen(self.net):
                 return self._run(inputs[rows], lambda out: changed.to(out))
 
-        return Cut(self.site, states, finish)
+        return Cut(self.site, states, finish, inputs=inputs_hash(inputs))
 
     def weights(self) -> Iterable[Tensor]:
         """Return the network's weights."""

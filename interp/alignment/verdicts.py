@@ -139,7 +139,7 @@ def _vacuous(evidence: Evidence) -> Iterator[str]:
         if _close(evidence.test, control.test):
             yield (
                 f"The control {control.name!r} reaches {_text(control.test)} where the network "
-                f"reaches {_text(evidence.test)}: within {MARGIN} or overlapping."
+                f"reaches {_text(evidence.test)}: {_nearness(evidence.test, control.test)}."
             )
     planted = evidence.positive_control
     if planted is not None and not planted.right > planted.wrong + MARGIN:
@@ -171,6 +171,11 @@ def _close(score: Interval, control: Interval) -> bool:
         return True
     clear = score.estimate - control.estimate > MARGIN and score.low > control.high
     return not clear
+
+
+def _nearness(score: Interval, control: Interval) -> str:
+    over = control.estimate > score.estimate + MARGIN
+    return "the control is above it" if over else f"within {MARGIN} or overlapping"
 
 
 def _generalises(evidence: Evidence) -> tuple[bool, str]:

@@ -38,7 +38,8 @@ class Align:
     budget: Literal["smoke", "standard", "paper"] = "smoke"
     """1,000 updates of 512 pairs, 5,000 of 512, or 10,000 of 6,400."""
     nets: int = 5
-    """Networks, and as many random twins."""
+    """Networks, and as many random twins; of a language model, starts of each map and twins. A
+    verdict of FOUND takes five or more."""
     folder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Trained networks of the task; without it they are trained first, about 10 s each."""
     model: str | None = None

@@ -7,8 +7,10 @@ input: two tables that are drawn apart share none.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,6 +34,8 @@ class Pairs:
     """What the algorithm outputs under the intervention: y*."""
     base_labels: Int[Tensor, " pair"]
     """What it outputs on the base alone."""
+    inputs: str | None = None
+    """The hash of the table's inputs (`inputs_hash`): on others these rows mean nothing."""
 
     def __len__(self) -> int:
         return len(self.base)
@@ -45,6 +49,7 @@ class Pairs:
             self.active[rows],
             self.labels[rows],
             self.base_labels[rows],
+            self.inputs,
         )
 
     @property
@@ -104,6 +109,11 @@ class Table:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @cached_property
+    def hash(self) -> str:
+        """The hash of the inputs, which pairs carry and a cut compares."""
+        return inputs_hash(self.inputs)
+
     def pairs(self, n: int, seed: int) -> Pairs:
         """Draw pairs; the same seed gives the same ones.
 
@@ -128,7 +138,7 @@ class Table:
         """
         labels = self.algorithm.interchange(self.values, base, sources, active, self.variables)
         own = self.values[self.algorithm.output][base].long()
-        return Pairs(self.variables, base, sources, active, labels.long(), own)
+        return Pairs(self.variables, base, sources, active, labels.long(), own, self.hash)
 
 
 def distinguishing(
@@ -179,7 +189,19 @@ def concatenated(parts: Sequence[Pairs]) -> Pairs:
         )
     names = ("base", "sources", "active", "labels", "base_labels")
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return Pairs(parts[0].variables, **joined)
+    every = {part.inputs for part in parts}
+    return Pairs(parts[0].variables, **joined, inputs=every.pop() if len(every) == 1 else None)
+
+
+def inputs_hash(inputs: Shaped[Tensor, "input ..."]) -> str:
+    """Return a hash of inputs by value, whatever their precision was when they were copied.
+
+    >>> inputs_hash(torch.tensor([[0.5]])) == inputs_hash(torch.tensor([[0.5]]).double())
+    True
+    """
+    wide = inputs.double() if inputs.is_floating_point() else inputs.long()
+    data = wide.detach().cpu().contiguous().numpy()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def require_apart(first: Table, second: Table) -> None:

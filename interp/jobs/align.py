@@ -15,7 +15,7 @@ from rich.console import Console
 
 import interp.results as results
 from interp.alignment import saved
-from interp.alignment.evidence import Evidence, Waiver
+from interp.alignment.evidence import LEAST_SEEDS, Evidence, Waiver
 from interp.alignment.families import build, parsed
 from interp.alignment.fitting import BUDGETS, Budget
 from interp.alignment.maps import AlignmentMap
@@ -102,6 +102,8 @@ def align(settings: Settings, *, out: Path, console: Console) -> Outcome:
     about = world(settings.task, nets=settings.nets, folder=settings.folder, model=settings.model)
     plan = _Plan.of(settings, about)
     _require_maps(plan, about)
+    for said in foreseen(settings.nets, plan):
+        console.print(said)
     store = _begin(settings, plan, about, out)
     run = _Run(store, Bench(about, settings.spent), plan, settings)
     with runs.progress(console) as bars:
@@ -111,6 +113,19 @@ def align(settings: Settings, *, out: Path, console: Console) -> Outcome:
     runs.finish(store, run.keys)
     runs.write_report(store)
     return Outcome(store, tuple(store.rows("align_verdicts")))
+
+
+def foreseen(nets: int, plan: _Plan) -> tuple[str, ...]:
+    """Return what keeps these settings from FOUND whatever is measured, a sentence each."""
+    said = []
+    if nets < LEAST_SEEDS:
+        said.append(f"With --nets {nets} FOUND cannot be said: it takes {LEAST_SEEDS} or more.")
+    if len(plan.maps) * len(plan.sites) * len(plan.sizes) == 1:
+        said.append(
+            "With one map, site and size FOUND cannot be said, for want of a runner-up: name "
+            "several of --maps, --sites or --sizes."
+        )
+    return tuple(said)
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,7 @@ class _Plan:
     @classmethod
     def of(cls, settings: Settings, about: World) -> _Plan:
         """Fill defaults in, and refuse what the task does not have, before anything is trained."""
-        algorithm = settings.algorithm or about.algorithms[0]
+        algorithm = about.algorithms[0] if settings.algorithm is None else settings.algorithm
         own = about.rivals(algorithm)
         rivals = own if settings.rivals is None else settings.rivals
         for name in rivals:

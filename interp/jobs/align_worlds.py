@@ -60,7 +60,7 @@ class Classifiers:
         seeds = NET_SEEDS if folder is None else tuple(self._stored)
         self._require_fitting()
         if not 1 <= n <= len(seeds):
-            raise InputError(f"--nets {n}: there are seeds for 1 to {len(seeds)} networks.")
+            raise InputError(f"--nets {n}: there are {len(seeds)} networks; give at most as many.")
         self.nets = self.twins = seeds[:n]
         self._planted: dict[int, tuple[str, nn.Sequential]] = {}
         self.subject = lru_cache(maxsize=64)(self._subject)
@@ -201,6 +201,8 @@ def world(
         if model is not None:
             raise InputError(f"--model {model}: {task} has small networks; leave it out.")
         return Classifiers(task, nets, folder)
-    if model is None or folder is not None:
-        raise InputError(f"{task} needs a language model: give --model, and no --folder.")
+    if model is None:
+        raise InputError(f"{task} needs a language model: give --model.")
+    if folder is not None:
+        raise InputError(f"--folder {folder}: {task} has one model, that of --model; leave it out.")
     return DECODERS[task](model, nets)

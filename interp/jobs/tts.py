@@ -360,10 +360,14 @@ def generated_rows(problems: Iterable[Any]) -> list[Row]:
     return [Row(each.id, each.question, None, each.answer) for each in problems]
 
 
+MOST_THREADS = 1024
+"""Above any machine's cores; far beyond it torch ends the process without a word."""
+
+
 def set_threads(threads: int | None) -> None:
     """Set the threads for arithmetic on the CPU."""
     if threads is None:
         return
-    if threads < 1:
-        raise InputError(f"--threads {threads}: give at least 1.")
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"--threads {threads}: give 1 to {MOST_THREADS}.")
     torch.set_num_threads(threads)

@@ -57,7 +57,7 @@ LOOKS: Mapping[str, Look] = {
         "#7a4b00",
         "#fdf5e4",
         "dashed",
-        "A control does about as well: this map fits what is not there.",
+        "A control does as well or better: this map fits what is not there.",
     ),
     NOT_FOUND: Look(
         "✕", "#3d4652", "#f1f3f5", "dotted", "No better than something without an algorithm."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,13 +118,14 @@ def test_the_comparison_is_printed_with_what_is_outside():
             {"parts": ("orthogonl",)},
             f"--parts orthogonl: there are {', '.join(PARTS)}. Did you mean 'orthogonal'?",
         ),
-        *(
-            (
-                {"budget": budget, "nets": nets},
-                f"--budget {budget} --nets {nets}: a budget is one of smoke, standard, paper, and "
-                "there are 2 to 10 networks.",
-            )
-            for budget, nets in (("big", 5), ("smoke", 1), ("smoke", 11))
+        ({"parts": ()}, "--parts: name at least one, and each once."),
+        ({"parts": ("width", "width")}, "--parts: name at least one, and each once."),
+        ({"budget": "big"}, "--budget big: there are smoke, standard, paper."),
+        *(({"nets": n}, f"--nets {n}: give 2 to 10.") for n in (1, 11)),
+        (
+            {"out": Path(__file__) / "new"},
+            f"--out {Path(__file__) / 'new'}: {__file__} is a file, and a folder is needed; name "
+            "another.",
         ),
     ],
 )
@@ -169,7 +171,7 @@ def test_the_command_ends_in_a_sentence(capsys):
     with pytest.raises(SystemExit) as stop:
         reference.main(["--budget", "huge"])
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("--budget huge --nets 5: a budget is one of smoke")
+    assert capsys.readouterr().err.startswith("--budget huge: there are smoke, standard")
 
 
 # ---------------------------------------------------------------- networks that are learning

@@ -90,6 +90,25 @@ def planted_net(rotation: Tensor) -> nn.Sequential:
     return nn.Sequential(nn.Identity(), linear(rotation.T.tolist()), nn.Tanh(), answer)
 
 
+def test_pairs_of_another_table_are_refused_and_a_copy_in_float64_is_not():
+    """They are row numbers: on other inputs they would score, and the score would mean nothing."""
+    one, other = (sign_task(40, seed, TURN) for seed in (0, 1))
+    subject = LayerSubject(planted_net(TURN), "0")
+    cut, phi = subject.cut(one.inputs), Identity(2, {"p": [0], "q": [1]})
+    message = (
+        "The pairs are of other inputs than the cut at '0': give pairs of the table that was cut, "
+        "or cut the subject on the inputs of theirs."
+    )
+    for wrong in (other.pairs(8, 0), other.pairs(8, 0)[:3], other.pairs(8, 0).shuffled(1)):
+        with says(InputError, message):
+            score(cut, phi, wrong)
+    wide = LayerSubject(planted_net(TURN).double(), "0").cut(one.inputs.double())
+    own = one.pairs(8, 0)
+    assert score(cut, phi, own).iia == score(wide, phi, own).iia
+    by_hand = replace(other.pairs(8, 0), inputs=None)  # rows that nobody named are not compared
+    assert len(score(cut, phi, by_hand).predicted) == 8
+
+
 TURN = torch.tensor([[math.cos(0.9), -math.sin(0.9)], [math.sin(0.9), math.cos(0.9)]])
 
 

@@ -642,6 +642,11 @@ def test_what_bad_couplings_say() -> None:
         "A coupling map of 0 blocks with 1 hidden units: give at least one of each.",
     )
     says(
+        lambda: Coupling(4, {"x": [0]}, n_blocks=10**5, width=10**5),
+        "A coupling map of 100000 blocks with 100000 hidden units at a site 4 wide has "
+        "100,000,400,000 weights, and at most 1,000,000,000 are fitted: give fewer.",
+    )
+    says(
         lambda: Coupling(4, {"x": [0]}, n_blocks=1, width=1, cap=-1.0),
         "cap=-1.0: give a number above 0, or None for no limit.",
     )

@@ -241,6 +241,14 @@ def test_a_control_that_comes_near_or_overlaps_makes_the_map_vacuous(changes, na
     )
 
 
+def test_a_control_far_above_is_said_to_be_above():
+    given = verdict(complete(rival=rival(1.0), test=around(0.9)))
+    assert given.word == "VACUOUS FOR THIS MAP"
+    assert given.reason.endswith(
+        "the network reaches 0.900 [0.890, 0.910]: the control is above it."
+    )
+
+
 def test_a_control_without_an_interval_or_number_counts_as_near():
     unknown = Interval(0.5, None, None, 1, warning="one problem: no interval")
     for test in (unknown, around(float("nan"))):

@@ -280,7 +280,7 @@ def test_files_that_cannot_be_read_are_refused(interp, tmp_path):
         (("--memory-gib", 0), "--memory-gib 0.0: give a positive number of GiB."),
         (("--max-new-tokens", 0), "--max-new-tokens 0: ask for at least 1."),
         (("--control-seeds", -1), "--control-seeds -1: give 0 (no controls) or more."),
-        (("--threads", 0), "--threads 0: give at least 1."),
+        (("--threads", 0), "--threads 0: give 1 to 1024."),
         (("--dtype", "flaot32"), "There is no dtype 'flaot32'; there are: float32, float64, "),
         (("--device", "gpu"), "There is no device 'gpu': write cpu, cuda or cuda:0."),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import pytest
 import torch
@@ -108,8 +109,10 @@ def test_progression_is_of_nets_that_learn_a_task():
         ),
         (
             {"kinds": ("equality",), "seeds": (1, 1)},
-            "--kinds equality --seeds 1 1: give at least one of each, and no seed twice.",
+            "--kinds equality --seeds 1 1: give at least one of each, and none twice.",
         ),
+        ({"planted_steps": 0}, "--planted-steps 0: give 1 or more."),
+        ({"learning_rate": -1.0}, "--learning-rate -1.0: give a number above 0."),
         (
             {"held_out": 5},
             "--held-out 5, --pair-inputs 262144: give 64 or more of each, so that every variable "
@@ -126,6 +129,17 @@ def test_settings_without_a_result_are_refused(changes, message):
     with pytest.raises(InputError) as caught:
         Config(**changes)
     assert str(caught.value) == message
+
+
+def test_the_command_ends_in_a_sentence_and_other_records_stay(tmp_path, capsys):
+    folder = tmp_path / "equality"
+    shutil.copytree(recipe.RECORDS.parent / "ioi", folder)
+    before = sorted((path.name, file_hash(path)) for path in folder.iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        recipe.main([*FLAGS, "--kinds", "equality", "--out", str(tmp_path)])
+    said = f"--out {folder} holds records of 'train_ioi', which would be lost: name another folder."
+    assert stopped.value.code == 2 and capsys.readouterr().err.strip() == said
+    assert sorted((path.name, file_hash(path)) for path in folder.iterdir()) == before
 
 
 # ---------------------------------------------------------------- the records
