@@ -93,7 +93,7 @@ class LayerSubject(Subject):
         if layer not in names:
             raise SiteError(
                 f"The network has no layer {layer!r}; its layers: {', '.join(names)}."
-                f"{nearest(layer, names)}"
+                f"{nearest(str(layer), names)}"
             )
         _require_settled(net)
         at = names.index(layer) + 1
