@@ -244,7 +244,7 @@ class _Kept:
         self, states: Float[Tensor, "pair d_model"], place: Int[Tensor, " pair"]
     ) -> Float[Tensor, "pair answer"]:
         """Return the logits of changed states in the prompts `place`."""
-        with frozen(self.subject.model.hf), _answers(self.subject):
+        with frozen(self.subject.model.hf.parameters()), _answers(self.subject):
             out = self._whole(states, place) if self.subject.exact else self._tail(states, place)
         return out
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -87,7 +88,7 @@ class AlignmentMap(nn.Module, ABC):
 
     def penalty(self) -> Float[Tensor, ""]:
         """What fitting adds to the loss: nothing, unless a family says otherwise."""
-        return torch.zeros((), dtype=self.dtype)
+        return torch.zeros(())
 
     def anneal(self, progress: float) -> None:
         """Told by fitting how far it is, from 0 to 1; for families with a temperature."""
@@ -182,8 +183,7 @@ class Subspace(AlignmentMap):
         active: Bool[Tensor, "n variable"],
     ) -> Float[Tensor, "n d"]:
         """Move base states within the subspaces of active variables to their sources."""
-        basis = self.basis()
-        parts = [basis[:, list(block)] for block in self.blocks.values()]
+        parts = self._parts(self.basis())
         change = torch.where(active[:, :, None], sources - base[:, None], 0.0)
         if change[0].numel() <= NARROW:
             return torch.addmm(base, change.flatten(1), torch.cat([p @ p.T for p in parts]))
@@ -193,6 +193,14 @@ class Subspace(AlignmentMap):
     def subspace(self, variable: str) -> Float[Tensor, "k d"]:
         """Return the orthonormal rows of one variable's subspace."""
         return self.basis()[:, list(self.blocks[variable])].T
+
+    def _parts(self, basis: Float[Tensor, "d k"]) -> Sequence[Float[Tensor, "d size"]]:
+        """The columns of each variable; a split, whose gradient is cheap, where they follow on."""
+        sizes = [len(block) for block in self.blocks.values()]
+        columns = [i for block in self.blocks.values() for i in block]
+        if columns == [*range(basis.shape[1])]:
+            return basis.split(sizes, 1)
+        return [basis[:, list(block)] for block in self.blocks.values()]
 
     def _whole(self) -> Float[Tensor, "d d"]:
         return completed(self.basis())
@@ -320,12 +328,22 @@ def _reflected(base: Float[Tensor, "d d"], free: Float[Tensor, "d k"]) -> Float[
     Column i of V is a one at place i and, below it, the free numbers of column i; T is the triangle
     that makes a product of the reflections along them.
     """
-    one = torch.eye(*free.shape, dtype=free.dtype, device=free.device)
+    one, upper = _one_and_upper(*free.shape, free.dtype, free.device)
     along = free.tril(-1) + one
-    square = along.T @ along
-    triangle = square.triu(1) + square.diagonal().diag() / 2
+    triangle = along.T @ along * upper
     top = along[: free.shape[1]].T
     return base @ (along @ torch.linalg.solve_triangular(triangle, top, upper=True) - one)
+
+
+@lru_cache(maxsize=16)
+def _one_and_upper(
+    d: int, k: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "d k"], Float[Tensor, "k k"]]:
+    """Ones on a diagonal; and ones above a diagonal of halves: a square times it is a triangle."""
+    with torch.inference_mode(False):
+        one = torch.eye(d, k, dtype=dtype, device=device)
+        upper = torch.ones(k, k, dtype=dtype, device=device).triu(1)
+        return one, upper + torch.eye(k, dtype=dtype, device=device) / 2
 
 
 def _completed_at_random(columns: Float[Tensor, "d k"]) -> Float[Tensor, "d d"]:

@@ -99,6 +99,7 @@ class LayerSubject(Subject):
         at = names.index(layer) + 1
         self.site, self.net = layer, net
         self._head, self._tail = net[:at], net[at:]
+        self._after = tuple(self._tail.parameters())
 
     def cut(self, inputs: Shaped[Tensor, "input ..."]) -> Cut:
         """Run each input once to the layer; what follows is run for changed states alone."""
@@ -107,7 +108,7 @@ class LayerSubject(Subject):
         _require_flat(self.site, states, len(inputs))
 
         def finish(changed: Tensor, rows: Tensor) -> Tensor:
-            with frozen(self.net):
+            with frozen(self._after):
                 return self._tail(changed)
 
         return Cut(self.site, states, finish, inputs=inputs_hash(inputs))
@@ -144,7 +145,7 @@ class ModuleSubject(Subject):
         states = torch.cat(kept)
 
         def finish(changed: Tensor, rows: Tensor) -> Tensor:
-            with frozen(self.net):
+            with frozen(self.net.parameters()):
                 return self._run(inputs[rows], lambda out: changed.to(out))
 
         return Cut(self.site, states, finish, inputs=inputs_hash(inputs))
@@ -194,9 +195,9 @@ def _require_settled(net: nn.Module) -> None:
 
 
 @contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
-    """Inside the block no weight of the network collects a gradient; after it as before."""
-    trained = [weight for weight in net.parameters() if weight.requires_grad]
+def frozen(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Inside the block no weight of these collects a gradient; after it as before."""
+    trained = [weight for weight in weights if weight.requires_grad]
     for weight in trained:
         weight.requires_grad_(False)
     try:

@@ -312,7 +312,7 @@ def test_a_module_subject_equals_a_layer_subject():
 def test_frozen_restores_what_was_trained_even_after_an_error():
     net = mlp(2, 2, 1, 2, seed=0)
     net[0].weight.requires_grad_(False)
-    with pytest.raises(KeyError), frozen(net):
+    with pytest.raises(KeyError), frozen(net.parameters()):
         assert not any(weight.requires_grad for weight in net.parameters())
         raise KeyError
     assert [weight.requires_grad for weight in net.parameters()] == [False, True, True, True]
