@@ -194,12 +194,12 @@ class Subspace(AlignmentMap):
         """Return the orthonormal rows of one variable's subspace."""
         return self.basis()[:, list(self.blocks[variable])].T
 
-    def _parts(self, basis: Float[Tensor, "d k"]) -> Sequence[Float[Tensor, "d size"]]:
+    def _parts(self, basis: Float[Tensor, "d k"]) -> list[Float[Tensor, "d size"]]:
         """The columns of each variable; a split, whose gradient is cheap, where they follow on."""
         sizes = [len(block) for block in self.blocks.values()]
         columns = [i for block in self.blocks.values() for i in block]
         if columns == [*range(basis.shape[1])]:
-            return basis.split(sizes, 1)
+            return [*basis.split(sizes, 1)]
         return [basis[:, list(block)] for block in self.blocks.values()]
 
     def _whole(self) -> Float[Tensor, "d d"]:

@@ -201,7 +201,7 @@ def inputs_hash(inputs: Shaped[Tensor, "input ..."]) -> str:
     """
     wide = inputs.double() if inputs.is_floating_point() else inputs.long()
     data = wide.detach().cpu().contiguous().numpy()
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return hashlib.blake2b(data.data, digest_size=16).hexdigest()
 
 
 def require_apart(first: Table, second: Table) -> None:
