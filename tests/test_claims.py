@@ -21,12 +21,14 @@ from tests.strategies import says
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_cheap_claims_hold():
+@pytest.mark.parametrize("third", range(3))
+def test_the_cheap_claims_hold(third):
     """Measured as a user measures them: in a process of its own, without the checks of shapes."""
-    command = [sys.executable, "-m", "experiments.claims", *claims.CHEAP, "--json"]
+    names = claims.CHEAP[third::3]
+    command = [sys.executable, "-m", "experiments.claims", *names, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["claim"] for line in lines] == list(claims.CHEAP), done.stderr
+    assert [line["claim"] for line in lines] == list(names), done.stderr
     assert [line for line in lines if not line["holds"]] == []
     assert done.returncode == 0
     for line in lines:

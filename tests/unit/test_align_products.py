@@ -81,7 +81,7 @@ def test_accuracy_is_of_the_digit_that_is_asked_for(about):
 
 
 def test_what_is_refused(about):
-    with says(InputError, "multiplication needs a language model: give --model, and no --folder."):
+    with says(InputError, "multiplication needs a language model: give --model."):
         world("multiplication", nets=2, folder=None, model=None)
     with says(
         InputError,

@@ -122,9 +122,9 @@ def test_candidates_are_the_names_of_the_base(about):
 
 
 def test_what_is_refused():
-    with pytest.raises(InputError, match=r"^ioi needs a language model: give --model, and no --f"):
+    with pytest.raises(InputError, match=r"^ioi needs a language model: give --model\.$"):
         world("ioi", nets=2, folder=None, model=None)
-    with pytest.raises(InputError, match=r"^ioi needs a language model"):
+    with pytest.raises(InputError, match=r"^--folder \S+: ioi has one model, that of --"):
         world("ioi", nets=2, folder=RECORDS, model="tiny-llama")
     with pytest.raises(InputError, match=r"^The tokenizer has only \d+ of \d+ names as one token"):
         world("ioi", nets=2, folder=None, model="tiny-llama")

@@ -87,7 +87,7 @@ SENTENCES = {
     (ALIGN, "equality --waive-rival ''"): (
         "--waive-rival '': give the reason in words, for it is printed."
     ),
-    (ALIGN, "ioi"): "ioi needs a language model: give --model, and no --folder.",
+    (ALIGN, "ioi"): "ioi needs a language model: give --model.",
     (ALIGN, "equality --sites 4"): "--sites 4: equality has the sites 1, 2, 3.",
     (ALIGN, "equality --maps difference"): (
         "--maps difference for both_equality: A difference of means is one direction for each "

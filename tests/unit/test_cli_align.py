@@ -43,7 +43,13 @@ def interp(capsys, monkeypatch):
 def test_a_small_run_prints_each_verdict_with_its_reason(interp, tmp_path):
     done = interp(*RUN, "--out", tmp_path / "run")
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith("equality, tested for both_equality:\n")
+    foreseen, _, told = done.out.partition("equality, tested for both_equality:\n")
+    assert foreseen == (
+        "With --nets 2 FOUND cannot be said: it takes 5 or more.\n"
+        "With one map, site and size FOUND cannot be said, for want of a runner-up: name several "
+        "of --maps, --sites or --sizes.\n"
+    )
+    assert told
     assert cells(done.out, "map") == list(SHOWN)
     shown = cells(done.out, "orthogonal")
     (row,) = rows_of(tmp_path / "run")["align_verdicts"]
@@ -144,11 +150,11 @@ def test_threads_are_set_before_anything_is_run(interp, monkeypatch):
     [
         (("equalty",), "There is no alignment task 'equalty'; there are: equality, distributive, "
          "ioi, multiplication. Did you mean 'equality'?"),
-        (("ioi",), "ioi needs a language model: give --model, and no --folder."),
+        (("ioi",), "ioi needs a language model: give --model."),
         (("equality", "--maps"), "--maps nothing: name at least one, and each once."),
         (("equality", "--waive-rival", ""), "--waive-rival '': give the reason in words, for it "
          "is printed."),
-        (("equality", "--threads", 0), "--threads 0: give at least 1."),
+        (("equality", "--threads", 0), "--threads 0: give 1 to 1024."),
     ],
 )  # fmt: skip
 def test_bad_arguments_end_in_a_sentence_with_nothing_written(interp, tmp_path, words, sentence):

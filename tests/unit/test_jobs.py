@@ -389,7 +389,7 @@ def test_generated_rows_are_word_problems_without_their_solutions():
 
 
 def test_threads_are_positive():
-    with says(InputError, "--threads 0: give at least 1."):
+    with says(InputError, "--threads 0: give 1 to 1024."):
         tts.set_threads(0)
     tts.set_threads(None)
 

@@ -300,7 +300,7 @@ REFUSED = {
     "site": ({"sites": ("4",)}, "--sites 4: equality has the sites 1, 2, 3."),
     "size": ({"sizes": (4, 9)}, "--sizes 9: 2 variables at a site 16 wide have 1 to 8 coordinates "
              "each."),
-    "nets": ({"nets": 11}, "--nets 11: there are seeds for 1 to 10 networks."),
+    "nets": ({"nets": 11}, "--nets 11: there are 10 networks; give at most as many."),
     "folder": ({"folder": NETS / "distributive"}, f"--folder {NETS / 'distributive'}: its networks "
                "are not of the shape that equality has (16 numbers in, 3 hidden layers as wide); "
                "give a folder of networks for this task."),
@@ -353,8 +353,13 @@ def test_an_unknown_family_of_maps_is_refused():
 
 
 def test_sentences_need_a_model_and_take_no_folder():
-    told = "ioi needs a language model: give --model, and no --folder."
-    for folder, model in ((None, None), (NETS, "tiny-llama"), (NETS, None)):
+    lacking = "ioi needs a language model: give --model."
+    both = f"--folder {NETS}: ioi has one model, that of --model; leave it out."
+    for folder, model, told in (
+        (None, None, lacking),
+        (NETS, "tiny-llama", both),
+        (NETS, None, lacking),
+    ):
         with pytest.raises(InputError) as refused:
             world("ioi", nets=2, folder=folder, model=model)
         assert str(refused.value) == told
