@@ -21,7 +21,9 @@ planted neurons on held-out pairs; `iia_sensitive`, on those whose answer the in
 Sizes, seeds, data, rates and patience: Sutter et al. 2025, arXiv:2507.08802, and their code. How a
 net is trained decides what is found in it: after as many updates at a higher, falling rate a
 rotation aligns and-or-and with layer 1 far better than published, and planted nets that are trained
-past their patience tell the two algorithms farther apart.
+past their patience tell the two algorithms farther apart. That `planted_gain` is the gain of the
+published fits is a reading, chosen after networks trained without it fell below published
+ranges.
 """
 
 from __future__ import annotations
