@@ -40,6 +40,7 @@ FIGURES = "figures"
 REFERENCE = "align_reference"
 STUDY = "align_study"
 TWINS = "ioi_twins"
+QUICK = tuple(name for name, subject in SUBJECTS.items() if not subject.is_large)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class Config:
 
     size: Size = "smoke"
     """The budget of a fit in the studies: smoke, standard or paper."""
-    subjects: tuple[str, ...] = tuple(SUBJECTS)
-    """Which subjects; the first takes longest."""
+    subjects: tuple[str, ...] = QUICK
+    """Which subjects, by default all but ioi-smollm2; the first takes longest."""
     references: tuple[str, ...] = ()
     """Parts of the comparison with published accuracies; none by default."""
     reference_budget: Size = "standard"

@@ -6,7 +6,9 @@
 **Subjects.** `equality`: networks trained on the task, all layers, twins at each of them.
 `planted-and-or-and` and `planted-and-or`: networks with one algorithm planted at layer 2, tested
 for the planted algorithm and for the other. `ioi`: a small transformer that completes sentences,
-scored on names that no map was fitted on. `product-two-digit`, `product-sft`, `product-auxiliary`
+scored on names that no map was fitted on. `ioi-smollm2`: SmolLM2-135M on the sentences that it
+completes right, where a vector of the last token begins to say which pattern the names have, and
+three layers before. `product-two-digit`, `product-sft`, `product-auxiliary`
 and `product-icot`: networks that multiply, tested for the running sum of a middle digit and for the
 carry into it, each the other's rival; scored on first numbers that no map was fitted on.
 
@@ -53,9 +55,15 @@ class Subject:
     maps: tuple[str, ...]
     sites: tuple[str, ...] | None = None
     """None means all of the task."""
-    weights: Path
-    """Folder of classifiers, or of a language model."""
+    weights: Path | str
+    """Folder of classifiers; folder, registry name or id of a language model."""
     twins_everywhere: bool = False
+    sizes: tuple[int, ...] | None = None
+    """None means half of the width shared by the variables."""
+    is_large: bool = False
+    """Whether a pass costs so much that only prompts that the model solves are worth it."""
+    updates: int | None = None
+    """Most updates of a fit; None means those of the size."""
 
     @property
     def is_language_model(self) -> bool:
@@ -102,6 +110,16 @@ SUBJECTS: Mapping[str, Subject] = {
         sites=("1.resid_post", "2.resid_post"),
         weights=RECORDS / "ioi",
     ),
+    "ioi-smollm2": Subject(
+        task="ioi",
+        algorithms=("pattern",),
+        maps=("orthogonal", "revnet-8x64"),
+        sites=("18.resid_post", "21.resid_post"),
+        weights="smollm2-135m",
+        sizes=(32,),
+        is_large=True,
+        updates=150,
+    ),
     **{
         f"product-{recipe.replace('_', '-')}": _product(recipe)
         for recipe in ("two_digit", "sft", "auxiliary", "icot")
@@ -122,20 +140,32 @@ class OfSentences(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfLarge(OfSentences):
+    """Settings on a model of which an update takes the better part of a second."""
+
+    @property
+    def spent(self) -> Budget:
+        """An eighth of the batch, and four times as many looks at the validation pairs."""
+        own = super().spent
+        return replace(own, batch=own.batch // 2, check_every=own.check_every // 4)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One subject at one size."""
 
     subject: str = "equality"
-    """equality, planted-and-or-and, planted-and-or, ioi, or product-two-digit and its like."""
+    """equality, planted-and-or-and, planted-and-or, ioi, ioi-smollm2, or product-two-digit and its
+    like."""
     size: Size = "smoke"
     """The budget of a fit: 1,000 updates of 512 pairs, 5,000 of 512, or 10,000 of 6,400; a quarter
-    of the pairs for a language model."""
+    of the pairs for a language model, an eighth for SmolLM2."""
     algorithms: tuple[str, ...] | None = None
     """Which of the subject's; by default all, one after the other."""
     nets: int = 5
     """Networks and random twins; for a language model, map seeds and twins."""
     updates: int | None = None
-    """Most updates of a fit, in place of the size's."""
+    """Most updates of a fit, in place of the size's (of ioi-smollm2: 150)."""
     model: Path | None = None
     """Folder of the weights; by default the subject's own."""
     threads: int = 1
@@ -185,20 +215,24 @@ def settings(config: Config, algorithm: str) -> Settings:
     """Return what one run asks of `interp align`."""
     subject = SUBJECTS[config.subject]
     weights = config.model or subject.weights
-    made = OfSentences if subject.is_language_model else Settings
+    made: type[Settings] = Settings
+    if subject.is_language_model:
+        made = OfLarge if subject.is_large else OfSentences
     asked = made(
         task=subject.task,
         algorithm=algorithm,
         maps=subject.maps,
         sites=subject.sites,
+        sizes=subject.sizes,
         budget=config.size,
-        updates=config.updates,
+        updates=config.updates or subject.updates,
         nets=config.nets,
         twins_everywhere=subject.twins_everywhere,
     )
+    named = weights if isinstance(weights, str) else shown(weights)
     if subject.is_language_model:
-        return replace(asked, model=shown(weights))
-    return replace(asked, folder=Path(shown(weights)))
+        return replace(asked, model=named, solved_only=subject.is_large)
+    return replace(asked, folder=Path(named))
 
 
 def run(config: Config, console: Console) -> list[dict[str, Any]]:

@@ -281,6 +281,12 @@ class CausalModel:
                     f"{self.name} cannot force {name!r}: name a variable of it and give its value."
                     f"{nearest(name, names)}"
                 )
+        for name, batch in (*inputs.items(), *forced.items(), *rows.items()):
+            if not isinstance(batch, Tensor):
+                raise InputError(
+                    f"{self.name}: {name!r} is of type {type(batch).__name__}: give a tensor with "
+                    "one value a row, such as torch.tensor([1, 0])."
+                )
         given = [*(inputs[name] for name in self.inputs), *forced.values(), *rows.values()]
         lengths = {len(batch) if batch.ndim else 0 for batch in given}
         if len(lengths) > 1 or not all(batch.ndim for batch in given):

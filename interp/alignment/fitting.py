@@ -54,8 +54,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         numbers = (self.steps, self.batch, self.check_every, self.patience, self.inputs)
-        if min(*numbers, self.plateau, self.held_out) < 1 or not self.learning_rate > 0:
-            raise InputError(f"{self}: every number of a budget must be above 0.")
+        if min(*numbers, self.plateau, self.held_out) < 1 or not 0 < self.learning_rate < math.inf:
+            raise InputError(f"{self}: every number of a budget must be above 0, and finite.")
 
 
 BUDGETS = {
@@ -221,7 +221,12 @@ def fixed(pairs: Pairs, batch: int, seed: int) -> Feed:
     """Return a feed from a limited set of pairs, in a new order each time it is used up.
 
     What is left of an epoch and fills no batch is left out of that epoch.
+
+    Raises:
+        InputError: no pair, or a batch of none.
     """
+    if batch < 1 or not len(pairs):
+        raise InputError(f"Batches of {batch} from {len(pairs)} pairs: give at least one of each.")
     size = min(batch, len(pairs))
     per_epoch = len(pairs) // size
 

@@ -27,8 +27,8 @@ class Align:
     rivals: tuple[str, ...] | None = None
     """Wrong algorithms to fit beside it; by default all that give the same answers."""
     maps: tuple[str, ...] = ("orthogonal",)
-    """Families of maps: identity, mask, pca, orthogonal, boundless, revnet-10x16, coupling-10x16,
-    ... Any LxH gives L blocks of hidden size H."""
+    """Families of maps: identity, mask, mask-pca, pca, difference, random, orthogonal, square,
+    boundless, revnet-10x16, coupling-10x16. Any LxH gives L blocks of hidden size H."""
     sites: tuple[str, ...] | None = None
     """Layers of a small network (1, 2, 3) or sites of a language model (1.resid_post); by default
     every layer. The best on validation pairs is scored."""
@@ -44,6 +44,12 @@ class Align:
     """Trained networks of the task; without it they are trained first, about 10 s each."""
     model: str | None = None
     """The decoder of `ioi` or `multiplication`: a folder, a registry name or a Hugging Face id."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id, such as step0."""
+    dtype: Literal["float32", "float64"] | None = None
+    """Of the decoder and its maps; by default float32. Deep maps of small decoders may need 64."""
+    solved_only: bool = False
+    """Keep only prompts that the decoder completes right; the share is told."""
     updates: int | None = None
     """Most updates of a fit, in place of the budget's."""
     twins_everywhere: bool = False

@@ -114,6 +114,15 @@ class Table:
         """The hash of the inputs, which pairs carry and a cut compares."""
         return inputs_hash(self.inputs)
 
+    def at(self, rows: Int[Tensor, " row"]) -> Table:
+        """Return the table of some inputs, in the order given.
+
+        Raises:
+            InputError: on these no input varies a variable.
+        """
+        values = {name: each[rows] for name, each in self.values.items()}
+        return replace(self, inputs=self.inputs[rows], values=values)
+
     def pairs(self, n: int, seed: int) -> Pairs:
         """Draw pairs; the same seed gives the same ones.
 

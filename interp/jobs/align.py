@@ -48,6 +48,9 @@ class Settings:
     nets: int = 5
     folder: Path | None = None
     model: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    solved_only: bool = False
     twins_everywhere: bool = False
     waive_rival: str | None = None
 
@@ -99,7 +102,15 @@ class Outcome:
 
 def align(settings: Settings, *, out: Path, console: Console) -> Outcome:
     """Fit, choose on validation pairs, score once, run every guard, judge; write the records."""
-    about = world(settings.task, nets=settings.nets, folder=settings.folder, model=settings.model)
+    about = world(
+        settings.task,
+        nets=settings.nets,
+        folder=settings.folder,
+        model=settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        solved_only=settings.solved_only,
+    )
     plan = _Plan.of(settings, about)
     _require_maps(plan, about)
     for said in foreseen(settings.nets, plan):
@@ -351,12 +362,16 @@ class _Run:
         )
 
     def _planted(self, chosen: Fit) -> tuple[str, float, float]:
-        """IIA of the same map and budget on a network in which an algorithm is planted."""
+        """IIA of the same map on a network in which an algorithm is planted.
+
+        Under the same budget; for a language model, whose updates are dear, under all of the one
+        that its own was cut from.
+        """
         about = self.bench.world
         own = isinstance(about, Classifiers)
         there = about if own else self._vectors
         algorithm = chosen.algorithm if own else "and_or_and"
-        bench = self.bench if own else Bench(there, self.bench.budget)
+        bench = self.bench if own else Bench(there, BUDGETS[self.settings.budget])
         net, site = there.plant(algorithm)
         size = there.width // len(there.variables(algorithm))
         fit = replace(chosen, net=net, kind="planted", algorithm=algorithm, site=site, size=size)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from interp.alignment.language import LanguageSubject
@@ -27,6 +27,8 @@ SMALL = 10_000_000
 """Parameters of a model for which prompts are cheap."""
 SCORED = 500
 """Prompts on which task accuracy is measured, at most."""
+LEAST_SOLVED = 50
+"""Prompts of a split that are left where only solved ones are kept, at least."""
 WIDTH = 32
 """Tokens of a row of sentences, shorter ones filled up."""
 
@@ -41,16 +43,21 @@ class _Decoder:
     Args:
         model: folder, registry name or Hugging Face id.
         n: map seeds, and twins.
+        solved_only: keep the prompts whose most likely next token, of all, the model has right, as
+            MIB does (Mueller et al. 2025, arXiv:2504.13151); twins get the same ones.
+        options: of `interp.load`: revision, dtype.
     """
 
-    answers: tuple[int, ...]
-    """The tokens that a label counts."""
+    answers: tuple[int, ...] | None = None
+    """The tokens that a label counts; None for the whole vocabulary."""
+    prompts: str
+    """The prompts in words."""
     components: tuple[str, ...] = ("resid_post",)
     simple: tuple[str, ...] = ("mask", "orthogonal")
     """A search for single neurons takes a pass for each; a mask over them is fitted."""
 
-    def __init__(self, model: str, n: int) -> None:
-        self._model = load(model)
+    def __init__(self, model: str, n: int, *, solved_only: bool = False, **options: Any) -> None:
+        self._model = load(model, **{"dtype": "float32", **options})  # no map in half precision
         layers = range(self._model.sizes.n_layers)
         self.sites = tuple(f"{i}.{name}" for i in layers for name in self.components)
         self.width = self._model.sizes.d_model
@@ -58,6 +65,8 @@ class _Decoder:
         self.map_seeds, self.twins = tuple(range(n)), tuple(range(1, n + 1))
         self.weights = self.fingerprint(0, "trained")
         self._most = _sizes(sum(w.numel() for w in self._model.hf.parameters()))
+        self.solved_only = solved_only
+        self.kept = lru_cache(maxsize=None)(self._kept)
         self.model = lru_cache(maxsize=n + 1)(self._net)
         self.subject = lru_cache(maxsize=4)(self._subject)  # each keeps keys and values
         self.accuracy = lru_cache(maxsize=None)(self._accuracy)
@@ -69,7 +78,28 @@ class _Decoder:
         """
         inputs, pairs = self._most[split == "train"]
         made = self._prompts(algorithm, split, min(n, inputs))
+        if self.solved_only:
+            made = made.at(self.kept(algorithm, split, len(made)))
         return replace(made, draw=at_most(pairs, made.draw))
+
+    @property
+    def inputs(self) -> str:
+        """The test inputs in words."""
+        if not self.solved_only:
+            return self.prompts
+        most, _ = self._most[False]
+        share = len(self.kept(self.algorithms[0], "test", most)) / most
+        return f"{self.prompts}, of them the {share:.0%} that the model completes right"
+
+    def _kept(self, algorithm: str, split: Split, n: int) -> Int[Tensor, " kept"]:
+        """The prompts that the model completes right."""
+        right = self._right(0, "trained", self._prompts(algorithm, split, n))
+        if int(right.sum()) < LEAST_SOLVED:
+            raise InputError(
+                f"--solved-only: the model completes {int(right.sum())} of {n} prompts of the "
+                f"{split} split right, and {LEAST_SOLVED} are needed; give another model."
+            )
+        return right.nonzero()[:, 0]
 
     def fingerprint(self, net: int, kind: Kind) -> str:
         """A hash of the model's weights."""
@@ -81,9 +111,15 @@ class _Decoder:
     def _accuracy(self, net: int, kind: Kind, algorithm: str) -> float:
         """The share of test prompts whose most likely token, of all, is the right one."""
         table = self.table(algorithm, "test", SCORED)
+        return float(self._right(net, kind, table).double().mean())
+
+    def _right(self, net: int, kind: Kind, table: Table) -> Bool[Tensor, " input"]:
+        """Which prompts a model completes right, with all tokens to choose from."""
         cut = LanguageSubject(self.model(net, kind), self.sites[-1]).cut(table.inputs)
-        right = torch.tensor(self.answers)[table.values[table.algorithm.output].long()]
-        return float((cut.clean().argmax(1) == right).double().mean())
+        right = table.values[table.algorithm.output].long()
+        if self.answers is not None:
+            right = torch.tensor(self.answers)[right]
+        return cut.clean().argmax(1) == right
 
     def _net(self, net: int, kind: Kind) -> Model:
         """The model, or a twin with random weights."""
@@ -102,19 +138,18 @@ class _Decoder:
 class Sentences(_Decoder):
     """Indirect objects in sentences, and a language model that completes them.
 
-    Answers are the task's 100 names.
+    An answer is any token of the vocabulary.
     """
 
     name = "ioi"
-    inputs = "sentences of 30 templates with the names that maps are fitted on"
+    prompts = "sentences of 30 templates with the names that maps are fitted on"
     unseen: str | None = "unseen names"
     alike = ""
 
-    def __init__(self, model: str, n: int) -> None:
-        super().__init__(model, n)
-        self._task = IOI(self._model.tokenizer, answers="names")
+    def __init__(self, model: str, n: int, **options: Any) -> None:
+        super().__init__(model, n, **options)
+        self._task = IOI(self._model.tokenizer)
         self.algorithms = tuple(self._task.algorithms)
-        self.answers = self._task.answer_tokens
 
     def rivals(self, algorithm: str) -> tuple[str, ...]:
         """Algorithms that answer alike on every sentence."""
@@ -148,14 +183,14 @@ class Products(_Decoder):
     """
 
     name = "multiplication"
-    inputs = "products of two numbers, cut before a digit of the answer"
+    prompts = "products of two numbers, cut before a digit of the answer"
     unseen: str | None = "unseen first numbers"
     alike = ""
     answers = tuple(range(multiplication.BASE))
     components = ("resid_mid", "resid_post")
 
-    def __init__(self, model: str, n: int) -> None:
-        super().__init__(model, n)
+    def __init__(self, model: str, n: int, **options: Any) -> None:
+        super().__init__(model, n, **options)
         sizes = self._model.sizes
         self._digits = _digits_of(sizes.d_vocab, sizes.n_ctx, model)
         self.algorithms = tuple(
@@ -220,11 +255,11 @@ def _sizes(n_parameters: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Inputs and pairs of a held-out split, and of training: fewer where a model is large.
 
     >>> _sizes(240_000), _sizes(135_000_000)
-    (((1000, 1000), (8192, 10000)), ((250, 500), (1024, 2048)))
+    (((1000, 1000), (8192, 10000)), ((500, 1000), (2048, 4096)))
     """
     if n_parameters <= SMALL:
         return (1000, 1000), (8192, 10_000)
-    return (250, 500), (1024, 2048)
+    return (500, 1000), (2048, 4096)
 
 
 def _digits_of(d_vocab: int, n_ctx: int, model: str) -> int:

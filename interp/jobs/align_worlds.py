@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -184,13 +184,23 @@ DECODERS = {each.name: each for each in (Sentences, Products)}
 
 
 def world(
-    task: str, *, nets: int, folder: Path | None, model: str | None
+    task: str, *, nets: int, folder: Path | None, model: str | None, **options: Any
 ) -> Classifiers | Sentences | Products:
     """Return a task with its networks.
 
+    Args:
+        task: of `TASKS` or `DECODERS`.
+        nets: how many networks; map seeds of a language model.
+        folder: of trained classifiers.
+        model: of a language model.
+        options: of a language model: `solved_only`, `revision`, `dtype`; what is None or False is
+            not asked for.
+
     Raises:
         InputError: an unknown task, or options that say nothing of it.
+        ModelError: no such model, revision or dtype.
     """
+    asked = {name: value for name, value in options.items() if value not in (None, False)}
     names = (*TASKS, *DECODERS)
     if task not in names:
         raise InputError(
@@ -200,9 +210,12 @@ def world(
     if task not in DECODERS:
         if model is not None:
             raise InputError(f"--model {model}: {task} has small networks; leave it out.")
+        for name in asked:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag}: {task} has small networks, not a model; leave it out.")
         return Classifiers(task, nets, folder)
     if model is None:
         raise InputError(f"{task} needs a language model: give --model.")
     if folder is not None:
         raise InputError(f"--folder {folder}: {task} has one model, that of --model; leave it out.")
-    return DECODERS[task](model, nets)
+    return DECODERS[task](model, nets, **asked)

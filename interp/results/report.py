@@ -111,7 +111,11 @@ def _section(name: str, body: str) -> str:
 
 
 def _title(manifest: Mapping[str, Any]) -> str:
-    return str(manifest.get("experiment") or "Report")
+    """The experiment; of an alignment also what was tested for what."""
+    name, chosen = str(manifest.get("experiment") or "Report"), manifest.get("settings")
+    if name != "align" or not isinstance(chosen, Mapping):
+        return name
+    return f"Alignment: {chosen.get('task')}, tested for {chosen.get('algorithm')}"
 
 
 def _header(

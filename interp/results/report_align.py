@@ -164,17 +164,20 @@ def fit_section(tables: Tables) -> Section | None:
 def _fit_table(fits: Sequence[Row], verdicts: Sequence[Row]) -> str:
     tested = said.tested_of(fits, verdicts)
     heads = _heads("Network", "Test IIA", "Train IIA", "Sensitive", "Insensitive")
-    heads += ("Held-out identities", "No-op", "Parameters", "Fits")
+    two = any(row.get("restricted_iia") is not None for row in fits)
+    heads += ("Held-out identities", *(["Of two answers"] * two), "No-op", "Parameters", "Fits")
     lines = []
     for place in places_of(fits):
         role = "" if place[:2] in tested else " (rival)"
         for kind in dict.fromkeys(str(row["kind"]) for row in at(fits, place)):
-            lines.append(_fit_line(_own(fits, place, kind), place, kind + role))
+            lines.append(_fit_line(_own(fits, place, kind), place, kind + role, two=two))
     return table(heads, lines)
 
 
-def _fit_line(rows: Sequence[Row], place: Place, kind: str) -> list[Cell]:
+def _fit_line(rows: Sequence[Row], place: Place, kind: str, *, two: bool) -> list[Cell]:
+    """One line; `two` adds the score between a base's own two answers, which flatters."""
     unseen = [row for row in rows if row.get("unseen_iia") is not None]
+    among = number(average(rows, "restricted_iia")), number(average(rows, "unseen_restricted_iia"))
     return [
         *_where(place),
         kind,
@@ -183,6 +186,7 @@ def _fit_line(rows: Sequence[Row], place: Place, kind: str) -> list[Cell]:
         number(average(rows, "iia_sensitive")),
         number(average(rows, "iia_insensitive")),
         spread(pooled_row(unseen, "unseen_iia"), "x", number) if unseen else DASH,
+        *([(among[0], f"held out {among[1]}")] if two else []),
         (short(_worst(rows, "noop")), f"inverse {short(_worst(rows, 'inverse_float64'))}"),
         (f"{_worst(rows, 'n_parameters'):,}", f"{_worst(rows, 'updates'):,} updates"),
         str(len(rows)),

@@ -50,7 +50,7 @@ def test_tables_and_pairs_are_bounded_and_the_same_each_time(about):
 
 def test_a_large_model_has_smaller_tables():
     assert align_decoders._sizes(10_000_000) == ((1000, 1000), (8192, 10_000))
-    assert align_decoders._sizes(10_000_001) == ((250, 500), (1024, 2048))
+    assert align_decoders._sizes(10_000_001) == ((500, 1000), (2048, 4096))
 
 
 def test_no_split_shares_a_sentence_and_unseen_names_are_others(about):
@@ -59,8 +59,9 @@ def test_no_split_shares_a_sentence_and_unseen_names_are_others(about):
         for other in tables[place + 1 :]:
             require_apart(one, other)
     names = [set(t.values["first"].tolist()) | set(t.values["second"].tolist()) for t in tables]
-    assert names[0] == names[1] == names[2] == set(range(60))
-    assert names[3] == set(range(80, 100))
+    tokens = about._task.answer_tokens
+    assert names[0] == names[1] == names[2] == set(tokens[:60])
+    assert names[3] == set(tokens[80:])
 
 
 def test_draws_at_most_so_many(about):
@@ -87,7 +88,7 @@ def test_a_split_is_run_to_a_site_once_whatever_the_algorithm(about):
     assert len(passes) == 2
     assert cuts[0] is cuts[2] is cuts[4] and cuts[1] is cuts[3]
     assert not torch.equal(cuts[0].states, cuts[1].states)
-    assert cuts[0].clean().shape == (30, 100)
+    assert cuts[0].clean().shape == (30, 557)
 
 
 def test_twins_are_random_repeatable_and_of_the_same_configuration(about):
@@ -103,7 +104,7 @@ def test_twins_are_random_repeatable_and_of_the_same_configuration(about):
 def test_accuracy_is_that_of_the_plain_model_over_all_tokens(about):
     table = about.table("pattern", "test", 500)
     last = (table.inputs >= 0).sum(1) - 1
-    tokens = torch.tensor(about._task.answer_tokens)[about._task.labels(table)]
+    tokens = about._task.labels(table)
     for net, kind, low, high in ((0, "trained", 0.99, 1.0), (1, "twin", 0.0, 0.1)):
         logits = about.model(net, kind).hf(table.inputs[:, : last.max() + 1].clamp(min=0)).logits
         found = logits[torch.arange(len(table)), last].argmax(1)
@@ -112,6 +113,44 @@ def test_accuracy_is_that_of_the_plain_model_over_all_tokens(about):
             share, abs=0.002
         )  # one near tie
         assert low <= share <= high
+
+
+def test_solved_only_keeps_what_the_plain_model_completes_right(about, monkeypatch):
+    """With half of the tokens shifted the model is wrong on about as many; twins get the same."""
+    some = Sentences(str(RECORDS), 2, solved_only=True)
+    assert some.inputs.startswith(f"{about.inputs}, of them the ")
+    with torch.no_grad():  # one name is never said, so its sentences are lost
+        some.model(0, "trained").hf.transformer.wte.weight[about._task.answer_tokens[3]] = 0.0
+    for split in ("train", "test"):
+        table, every = some.table("pattern", split, 300), about.table("pattern", split, 300)
+        lost = every.values["answer"] == about._task.answer_tokens[3]
+        last = (every.inputs >= 0).sum(1) - 1
+        hf = some.model(0, "trained").hf
+        logits = hf(every.inputs[:, : last.max() + 1].clamp(min=0)).logits
+        right = logits[torch.arange(300), last].argmax(1) == every.values["answer"]
+        assert bool(lost.any()) and not bool(right[lost].any())
+        assert torch.equal(table.inputs, every.inputs[right]) and 50 < len(table) < 300
+        assert table.hash != every.hash
+        rival = some.table("answer_name", split, 300)
+        assert torch.equal(rival.inputs, table.inputs)
+        assert len(table.pairs(40, 1)) == 40 and int(table.pairs(900, 1).base.max()) < len(table)
+    assert some.accuracy(0, "trained", "pattern") == 1.0
+    assert some.accuracy(1, "twin", "pattern") < 0.1
+    monkeypatch.setattr(align_decoders, "LEAST_SOLVED", 41)
+    with pytest.raises(InputError, match=r"^--solved-only: the model completes \d+ of 40 prompts"):
+        some.table("pattern", "validation", 40)
+
+
+def test_a_dtype_is_that_of_the_model_its_twins_and_maps():
+    plain = Sentences(str(RECORDS), 1)
+    double = Sentences(str(RECORDS), 1, dtype="float64")
+    for kind, net in (("trained", 0), ("twin", 1)):
+        assert double.model(net, kind).dtype == torch.float64
+        assert plain.model(net, kind).dtype == torch.float32
+    cut = double.subject(0, "trained", "2.resid_post").cut(
+        double.table("pattern", "test", 20).inputs
+    )
+    assert cut.states.dtype == torch.float64
 
 
 def test_candidates_are_the_names_of_the_base(about):
@@ -126,6 +165,8 @@ def test_what_is_refused():
         world("ioi", nets=2, folder=None, model=None)
     with pytest.raises(InputError, match=r"^--folder \S+: ioi has one model, that of --"):
         world("ioi", nets=2, folder=RECORDS, model="tiny-llama")
+    with pytest.raises(InputError, match=r"^--solved-only: equality has small networks, not a mo"):
+        world("equality", nets=2, folder=None, model=None, solved_only=True, revision=None)
     with pytest.raises(InputError, match=r"^The tokenizer has only \d+ of \d+ names as one token"):
         world("ioi", nets=2, folder=None, model="tiny-llama")
 
@@ -141,7 +182,7 @@ def test_a_whole_run_has_every_guard_and_scores_unseen_names(monkeypatch, tmp_pa
     assert len(fits) == 2 * 2 + 2 + 2 * 2  # sizes and seeds, twins, rivals and seeds
     for each in fits:
         assert 0 <= each["unseen_iia"] <= 1 and each["n_pairs"] == 60
-        assert each["iia"] <= each["restricted_iia"] <= 1  # two names in place of a hundred
+        assert each["iia"] <= each["restricted_iia"] <= 1  # two names in place of all tokens
         assert each["unseen_iia"] <= each["unseen_restricted_iia"] <= 1
         assert each["noop"] == 0.0 and each["noop_flipped"] == 0
     found = {guard["guard"]: guard["found"] for guard in done.store.rows("align_guards")}

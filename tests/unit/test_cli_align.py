@@ -90,7 +90,7 @@ __all__ = ["quick"]
 
 ARGUMENTS = (
     "TASK --out --algorithm --rivals --maps --sites --sizes --budget --nets --folder --model "
-    "--updates --twins-everywhere --waive-rival --threads"
+    "--revision --dtype --solved-only --updates --twins-everywhere --waive-rival --threads"
 )
 
 
@@ -99,7 +99,7 @@ def test_the_help_names_its_arguments(interp):
     assert done.status == 0
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*|\bTASK\b", done.out))
     wanted = set(ARGUMENTS.split())
-    assert flags == wanted | {"--help", "--no-twins-everywhere"}
+    assert flags == wanted | {"--help", "--no-twins-everywhere", "--no-solved-only"}
     assert {f"--{each.name.replace('_', '-')}" for each in fields(Align)} - {"--task"} <= wanted
     assert "align" in interp("--help").out
 
@@ -108,6 +108,7 @@ OPTIONS: dict[str, Any] = {
     "algorithm": "and_or", "rivals": ("and_or_and", "x"), "maps": ("mask", "revnet-2x4"),
     "sites": ("1", "3"), "sizes": (2, 4), "budget": "standard", "updates": 7, "nets": 3,
     "folder": Path("F"), "model": "M", "twins_everywhere": True,
+    "revision": "step0", "dtype": "float64", "solved_only": True,
 }  # fmt: skip
 
 
