@@ -57,8 +57,6 @@ class World(Protocol):
     """A task and its networks: what `interp align` needs to know of them."""
 
     name: str
-    inputs: str
-    """The test inputs in words."""
     sites: tuple[str, ...]
     width: int
     """Of the sites."""
@@ -72,6 +70,11 @@ class World(Protocol):
     """What the split of unseen identities holds out; None where there is no such split."""
     alike: str
     """Why there is none."""
+
+    @property
+    def inputs(self) -> str:
+        """The test inputs in words."""
+        ...
 
     @property
     def weights(self) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from interp.alignment.language import LanguageSubject
+from interp.alignment.language import LanguageSubject, checkpoints
 from interp.alignment.subjects import Cut, Subject
 from interp.data import multiplication
 from interp.data.counterfactuals import Draw, Table
@@ -45,9 +45,11 @@ class _Decoder:
         n: map seeds, and twins.
         solved_only: keep the prompts whose most likely next token, of all, the model has right, as
             MIB does (Mueller et al. 2025, arXiv:2504.13151); twins get the same ones.
-        options: of `interp.load`: revision, dtype.
+        revision: a checkpoint: of a Hugging Face id, or a folder in the folder `model`.
+        dtype: of the model, its twins and the maps; no map is fitted in half precision.
     """
 
+    algorithms: tuple[str, ...]
     answers: tuple[int, ...] | None = None
     """The tokens that a label counts; None for the whole vocabulary."""
     prompts: str
@@ -56,8 +58,19 @@ class _Decoder:
     simple: tuple[str, ...] = ("mask", "orthogonal")
     """A search for single neurons takes a pass for each; a mask over them is fitted."""
 
-    def __init__(self, model: str, n: int, *, solved_only: bool = False, **options: Any) -> None:
-        self._model = load(model, **{"dtype": "float32", **options})  # no map in half precision
+    def __init__(
+        self,
+        model: str,
+        n: int,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        solved_only: bool = False,
+    ) -> None:
+        if revision is None:
+            self._model = load(model, dtype=dtype)
+        else:
+            ((_, self._model),) = checkpoints(model, [revision], dtype=dtype)
         layers = range(self._model.sizes.n_layers)
         self.sites = tuple(f"{i}.{name}" for i in layers for name in self.components)
         self.width = self._model.sizes.d_model

@@ -42,7 +42,9 @@ _BUILDERS = {"planted-induction": ("induction.py", "tiny.py")}
 _BUILDERS_OF_KIND = {"tiny": ("tiny.py",), "planted": ("planted.py", "tiny.py")}
 
 
-def model_identity(name: str, dtype: str | None = None) -> dict[str, object]:
+def model_identity(
+    name: str, dtype: str | None = None, revision: str | None = None
+) -> dict[str, object]:
     """Return what identifies the model that `interp.load(name, dtype=dtype)` gives.
 
     A name made in code is identified by the source that builds it, `smollm2-135m` by the GGUF file
@@ -53,6 +55,7 @@ def model_identity(name: str, dtype: str | None = None) -> dict[str, object]:
     Args:
         name: a registry name, a local folder or a Hugging Face id.
         dtype: as for `load`; None is float32 for registry names and the weights' own for others.
+        revision: of a hub id, or a folder's folder of that name: a checkpoint.
 
     >>> sorted(model_identity("tiny-llama"))
     ['dtype', 'name', 'source']
@@ -64,7 +67,9 @@ def model_identity(name: str, dtype: str | None = None) -> dict[str, object]:
     if known is not None and known.kind == "hub":
         name, dtype, known = REASONING[name].hub, dtype or REASONING[name].dtype, None
     if known is None:
-        return {"files": folder_hash(_folder(name)), "dtype": dtype or "auto"}
+        return {"files": folder_hash(_folder(name, revision)), "dtype": dtype or "auto"}
+    if revision is not None:
+        raise ModelError(f"revision {revision!r}: {name} has no revisions; leave it out.")
     if known.kind == "smollm2":
         return {"name": name, **_smollm2(cache_folder() / name), "dtype": dtype or "float32"}
     files = _BUILDERS.get(name) or _BUILDERS_OF_KIND[known.kind]
@@ -119,28 +124,27 @@ def file_sha256(path: Path) -> str:
     return found
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str, revision: str | None) -> Path:
     """The folder of a model that the registry does not know; a hub id's is its local snapshot."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return folder
+        return folder if revision is None else folder / revision
     if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
             f"There is no model {name!r}: it is no registry name, folder or Hugging Face id "
             f"(owner/name); `interp models` lists the names.{nearest(name, KNOWN)}"
         )
-    return _snapshot(name)
+    return _snapshot(name, revision)
 
 
-def _snapshot(name: str) -> Path:
+def _snapshot(name: str, revision: str | None = None) -> Path:
     """The newest snapshot of a hub id; the local one where the hub may not be asked."""
     from huggingface_hub import snapshot_download  # only a hub id needs it
 
     offline = registry.offline()
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=list(DECIDING), local_files_only=offline)
-        )
+        which = {"revision": revision, "local_files_only": offline}
+        return Path(snapshot_download(name, allow_patterns=list(DECIDING), **which))
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         reach = " (HF_HUB_OFFLINE is set)" if offline else ""

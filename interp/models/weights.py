@@ -90,6 +90,11 @@ def _pretrained(
     source: str, name: str, dtype: torch.dtype | None, device: Any, options: dict[str, Any]
 ) -> Loaded:
     options = {"trust_remote_code": False, **options}
+    if options.get("revision") and Path(source).is_dir():
+        raise ModelError(
+            f"revision {options['revision']!r}: {name} lies in one folder here, and only a Hugging "
+            "Face id has revisions; leave it out."
+        )
     settings = {"dtype": dtype or "auto", **options, "use_safetensors": True}
     try:
         hf: Any = AutoModelForCausalLM.from_pretrained(source, **settings)
@@ -110,7 +115,8 @@ def _pretrained(
 def _tokenizer(source: str, options: dict[str, Any]) -> Any:
     if Path(source).is_dir() and not list(Path(source).glob("tokenizer*")):
         return None
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
+    passed = {key: options[key] for key in ("trust_remote_code", "revision") if key in options}
+    return AutoTokenizer.from_pretrained(source, **passed)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

@@ -20,7 +20,11 @@ from interp.errors import InputError, nearest
 from interp.results import source_hash
 from interp.results.manifest import as_json, canonical_json
 
-BUILT_IN = {"tts": "interp.jobs.cells:tts", "patch": "interp.jobs.cells:patch"}
+BUILT_IN = {
+    "tts": "interp.jobs.cells:tts",
+    "patch": "interp.jobs.cells:patch",
+    "align": "interp.jobs.align_sweep:align",
+}
 """Experiments of the workbench, and where each lies."""
 
 

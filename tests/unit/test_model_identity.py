@@ -13,6 +13,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+import interp
 from interp.errors import ModelError
 from interp.models import identity, tiny, weights
 from interp.models.identity import file_sha256, folder_hash, model_identity
@@ -102,6 +103,33 @@ def test_a_folder_is_what_its_files_hold_wherever_it_lies(folder, tmp_path):
         (linked / file.name).symlink_to(file)
     assert model_identity(str(linked)) == here
     assert model_identity(str(folder), "float64") == {**here, "dtype": "float64"}
+
+
+HERE_A_REVISION_MEANS_NOTHING = (
+    "revision 'step0': {} lies in one folder here, and only a Hugging Face id has revisions; leave "
+    "it out."
+)
+
+
+def test_a_revision_is_the_folder_of_that_name_and_a_hub_id_asks_for_it(folder, monkeypatch):
+    both = folder.parent / "both"
+    shutil.copytree(folder, both / "step0")
+    assert model_identity(str(both), None, "step0") == model_identity(str(folder))
+    with says(ModelError, f"{both / 'step1'} holds no model: there is no config.json in it."):
+        model_identity(str(both), None, "step1")
+    with says(ModelError, "revision 'step0': tiny-llama has no revisions; leave it out."):
+        model_identity("tiny-llama", None, "step0")
+    asked: list[dict] = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **more: asked.append(more) or str(folder)
+    )
+    assert model_identity("owner/name", None, "step0") == model_identity(str(folder))
+    assert asked[0]["revision"] == "step0"
+
+
+def test_a_folder_is_not_loaded_under_a_revision_that_it_lacks(folder):
+    with says(ModelError, HERE_A_REVISION_MEANS_NOTHING.format(folder.name)):
+        interp.load(str(folder), revision="step0")
 
 
 @pytest.mark.parametrize(
