@@ -105,7 +105,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "planted-and-or": _planted("planted_and_or"),
     "ioi": Subject(
         task="ioi",
-        algorithms=("pattern",),
+        algorithms=("pattern", "answer_name"),
         maps=("orthogonal", "revnet-8x64"),
         sites=("1.resid_post", "2.resid_post"),
         weights=RECORDS / "ioi",
