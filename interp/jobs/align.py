@@ -69,6 +69,8 @@ class Settings:
             )
         if self.updates is not None and self.updates < 1:
             raise InputError(f"--updates {self.updates}: give at least 1.")
+        if self.model is not None and not self.model.strip():
+            raise InputError("--model is empty: give a name of `interp models`, a folder or an id.")
         if self.nets < 2:
             raise InputError(f"--nets {self.nets}: give at least 2, or there is no interval.")
         self._check_waiver()

@@ -226,6 +226,8 @@ def _unseen(bench: Bench, what: Fit, phi: AlignmentMap) -> dict[str, Any]:
 def _restricted(bench: Bench, what: Fit, phi: AlignmentMap) -> dict[str, Any]:
     """IIA where only answers of the base's own may be chosen, as others report it: it flatters.
 
+    None for an algorithm whose answers may be none of these, such as another sentence's name.
+
     Source: Sutter et al. 2025, arXiv:2507.08802, section on IOI.
     """
     found: dict[str, Any] = {}
@@ -235,7 +237,8 @@ def _restricted(bench: Bench, what: Fit, phi: AlignmentMap) -> dict[str, Any]:
         if among is not None:
             name = "restricted_iia" if split == "test" else "unseen_restricted_iia"
             cut, pairs = bench.of(what, split)
-            found[name] = score_among(cut, phi, pairs, among).iia
+            known = bool((among[pairs.base] == pairs.labels[:, None]).any(1).all())
+            found[name] = score_among(cut, phi, pairs, among).iia if known else None
     return found
 
 

@@ -177,7 +177,6 @@ def _fit_table(fits: Sequence[Row], verdicts: Sequence[Row]) -> str:
 def _fit_line(rows: Sequence[Row], place: Place, kind: str, *, two: bool) -> list[Cell]:
     """One line; `two` adds the score between a base's own two answers, which flatters."""
     unseen = [row for row in rows if row.get("unseen_iia") is not None]
-    among = number(average(rows, "restricted_iia")), number(average(rows, "unseen_restricted_iia"))
     return [
         *_where(place),
         kind,
@@ -186,11 +185,19 @@ def _fit_line(rows: Sequence[Row], place: Place, kind: str, *, two: bool) -> lis
         number(average(rows, "iia_sensitive")),
         number(average(rows, "iia_insensitive")),
         spread(pooled_row(unseen, "unseen_iia"), "x", number) if unseen else DASH,
-        *([(among[0], f"held out {among[1]}")] if two else []),
+        *([_of_two(rows, kind)] if two else []),
         (short(_worst(rows, "noop")), f"inverse {short(_worst(rows, 'inverse_float64'))}"),
         (f"{_worst(rows, 'n_parameters'):,}", f"{_worst(rows, 'updates'):,} updates"),
         str(len(rows)),
     ]
+
+
+def _of_two(rows: Sequence[Row], kind: str) -> Cell:
+    """The score between the base's own two answers; a rival's answer may be neither."""
+    found = average(rows, "restricted_iia")
+    if found is None or kind.endswith("(rival)"):
+        return DASH
+    return number(found), f"held out {number(average(rows, 'unseen_restricted_iia'))}"
 
 
 def _worst(rows: Sequence[Row], name: str) -> float | int | None:

@@ -182,8 +182,10 @@ def test_a_whole_run_has_every_guard_and_scores_unseen_names(monkeypatch, tmp_pa
     assert len(fits) == 2 * 2 + 2 + 2 * 2  # sizes and seeds, twins, rivals and seeds
     for each in fits:
         assert 0 <= each["unseen_iia"] <= 1 and each["n_pairs"] == 60
-        assert each["iia"] <= each["restricted_iia"] <= 1  # two names in place of all tokens
-        assert each["unseen_iia"] <= each["unseen_restricted_iia"] <= 1
+        assert (each["restricted_iia"] is None) == (each["algorithm"] == "answer_name")
+        if each["algorithm"] == "pattern":  # two names in place of all tokens
+            assert each["iia"] <= each["restricted_iia"] <= 1
+            assert each["unseen_iia"] <= each["unseen_restricted_iia"] <= 1
         assert each["noop"] == 0.0 and each["noop_flipped"] == 0
     found = {guard["guard"]: guard["found"] for guard in done.store.rows("align_guards")}
     assert found["held-out identities"].startswith("unseen names: ")

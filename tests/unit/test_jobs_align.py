@@ -300,6 +300,8 @@ REFUSED = {
     "site": ({"sites": ("4",)}, "--sites 4: equality has the sites 1, 2, 3."),
     "size": ({"sizes": (4, 9)}, "--sizes 9: 2 variables at a site 16 wide have 1 to 8 coordinates "
              "each."),
+    "no model": ({"model": " "}, "--model is empty: give a name of `interp models`, a folder or an "
+                 "id."),
     "nets": ({"nets": 11}, "--nets 11: there are 10 networks; give at most as many."),
     "folder": ({"folder": NETS / "distributive"}, f"--folder {NETS / 'distributive'}: its networks "
                "are not of the shape that equality has (16 numbers in, 3 hidden layers as wide); "

@@ -105,6 +105,27 @@ def test_the_table_of_verdicts_has_controls_beside_the_score():
     ]
 
 
+def test_the_score_between_two_answers_has_a_column_where_it_is_known():
+    """A rival's answer may be neither of the two, so its line shows none."""
+    tables = rows.every_table()
+    assert "Of two answers" not in align.sections(tables)["align-fits"].body
+    scored = {"restricted_iia": 0.875, "unseen_restricted_iia": 0.5}
+    fits = [{**row, **scored} for row in tables["align_fits"]]
+    fits[0] |= {"restricted_iia": 0.625}
+    body = align.sections({**tables, "align_fits": fits})["align-fits"].body
+    lines = cells(body, "Algorithm, map")
+    shown = {line[2]: [cell for cell in line if "held out" in cell] for line in lines}
+    assert shown["twin"] == ["0.875<small>held out 0.500</small>"]
+    assert "0.750<small>held out 0.500</small>" in [cell for line in lines for cell in line]
+    assert shown["trained (rival)"] == []
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_page_is_named_after_what_was_tested_for_what():
+    chosen = {"experiment": "align", "settings": {"task": "ioi", "algorithm": "pattern"}}
+    assert "<h1>Alignment: ioi, tested for pattern</h1>" in render(chosen, rows.every_table())
+
+
 def test_the_head_has_each_verdict_or_counts_of_all():
     three = align.sections(rows.every_table())["align-verdicts"].findings
     assert [f.title.partition(":")[0] for f in three] == list(rows.WORDS.values())
