@@ -26,8 +26,6 @@ letters, near 0 on words. Source of the effect: CausalMM, arXiv:2410.04780.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,14 +224,14 @@ def load_trained(folder: Path = RECORDS) -> GPT2LMHeadModel:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write."""
-    config, flags = training.begin(Config, argv, __doc__)
-    console = Console()
-    begun = time.perf_counter()
-    model = train(config, console)
-    seconds = time.perf_counter() - begun
-    notes = report(load(model), config)
-    save(model, config, notes, seconds=seconds, flags=flags)
-    console.print(json.dumps(notes, indent=1), f"\nin {seconds:.0f} s: {config.out}")
+    training.run(
+        Config,
+        argv,
+        __doc__,
+        train=train,
+        report=lambda model, config: report(load(model), config),
+        save=save,
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ hardly ever errs in a search without failures, and sometimes loses its place in 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -208,15 +207,14 @@ def load_trained(folder: Path = RECORDS) -> Model:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write."""
-    config, flags = training.begin(Config, argv, __doc__)
-    console = Console()
-    begun = time.perf_counter()
-    model = train(config, console)
-    seconds = time.perf_counter() - begun
-    notes = report(load(model, tokenizer=dfs.tokenizer()), config)
-    save(model, config, notes, seconds=seconds, flags=flags)
-    console.print_json(data=notes)
-    console.print(f"{seconds:.0f} s of training: {config.out}")
+    training.run(
+        Config,
+        argv,
+        __doc__,
+        train=train,
+        report=lambda model, config: report(load(model, tokenizer=dfs.tokenizer()), config),
+        save=save,
+    )
 
 
 if __name__ == "__main__":

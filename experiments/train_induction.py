@@ -19,7 +19,6 @@ arXiv:2209.11895); `loss_without` is the loss in nats with the head's output at 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,15 +240,7 @@ def load_trained(folder: Path = RECORDS) -> GPT2LMHeadModel:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write."""
-    config, flags = training.begin(Config, argv, __doc__)
-    console = Console()
-    begun = time.perf_counter()
-    model = train(config, console)
-    seconds = time.perf_counter() - begun
-    notes = report(model, config)
-    save(model, config, notes, seconds=seconds, flags=flags)
-    console.print_json(data=notes)
-    console.print(f"{seconds:.0f} s of training: {config.out}")
+    training.run(Config, argv, __doc__, train=train, report=report, save=save)
 
 
 if __name__ == "__main__":

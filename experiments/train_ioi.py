@@ -16,7 +16,6 @@ do not: a map is fitted on the first group of names and tested on the last.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,15 +218,7 @@ def twin(seed: int, config: Config | None = None) -> Model:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write."""
-    config, flags = training.begin(Config, argv, __doc__)
-    console = Console()
-    begun = time.process_time()
-    model = train(config, console)
-    seconds = time.process_time() - begun
-    notes = report(model, config)
-    save(model, config, notes, seconds=seconds, flags=flags)
-    console.print_json(data=notes)
-    console.print(f"{seconds:.0f} CPU seconds of training: {config.out}")
+    training.run(Config, argv, __doc__, train=train, report=report, save=save)
 
 
 if __name__ == "__main__":

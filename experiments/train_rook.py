@@ -14,7 +14,6 @@ and PD); in expectation both ask for the same model, since games are drawn unifo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,15 +189,7 @@ def load_trained(folder: Path = RECORDS) -> GPT2LMHeadModel:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and write."""
-    config, flags = training.begin(Config, argv, __doc__)
-    console = Console()
-    begun = time.perf_counter()
-    model = train(config, console)
-    seconds = time.perf_counter() - begun
-    notes = report(model, config)
-    save(model, config, notes, seconds=seconds, flags=flags)
-    console.print_json(data=notes)
-    console.print(f"{seconds:.0f} s of training: {config.out}")
+    training.run(Config, argv, __doc__, train=train, report=report, save=save)
 
 
 if __name__ == "__main__":

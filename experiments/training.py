@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 import tyro
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -62,6 +64,27 @@ def begin(kind: type[S], argv: Sequence[str] | None, text: str | None) -> tuple[
     config = tyro.cli(kind, args=flags, description=text)
     torch.set_num_threads(1)
     return config, flags
+
+
+def run(
+    kind: type[S],
+    argv: Sequence[str] | None,
+    text: str | None,
+    *,
+    train: Callable[[S, Console], Any],
+    report: Callable[[Any, S], Mapping[str, object]],
+    save: Callable[..., None],
+) -> None:
+    """Train, score, write and tell: the command of a recipe of one model."""
+    config, flags = begin(kind, argv, text)
+    console = Console()
+    begun = time.process_time()
+    model = train(config, console)
+    seconds = time.process_time() - begun
+    notes = report(model, config)
+    save(model, config, notes, seconds=seconds, flags=flags)
+    console.print_json(data=notes)
+    console.print(f"{seconds:.0f} CPU seconds of training: {config.out}")
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class _Decoder:
         self.weights = self.fingerprint(0, "trained")
         self._most = _sizes(sum(w.numel() for w in self._model.hf.parameters()))
         self.solved_only = solved_only
-        self.kept = lru_cache(maxsize=None)(self._kept)
+        self._solved: dict[str, Tensor] = {}
         self.model = lru_cache(maxsize=n + 1)(self._net)
         self.subject = lru_cache(maxsize=4)(self._subject)  # each keeps keys and values
         self.accuracy = lru_cache(maxsize=None)(self._accuracy)
@@ -104,15 +104,18 @@ class _Decoder:
         share = len(self.kept(self.algorithms[0], "test", most)) / most
         return f"{self.prompts}, of them the {share:.0%} that the model completes right"
 
-    def _kept(self, algorithm: str, split: Split, n: int) -> Int[Tensor, " kept"]:
-        """The prompts that the model completes right."""
-        right = self._right(0, "trained", self._prompts(algorithm, split, n))
-        if int(right.sum()) < LEAST_SOLVED:
+    def kept(self, algorithm: str, split: Split, n: int) -> Int[Tensor, " kept"]:
+        """The prompts that the model completes right, found once for all algorithms of them."""
+        table = self._prompts(algorithm, split, n)
+        if table.hash not in self._solved:
+            self._solved[table.hash] = self._right(0, "trained", table).nonzero()[:, 0]
+        found = self._solved[table.hash]
+        if len(found) < LEAST_SOLVED:
             raise InputError(
-                f"--solved-only: the model completes {int(right.sum())} of {n} prompts of the "
-                f"{split} split right, and {LEAST_SOLVED} are needed; give another model."
+                f"--solved-only: the model completes {len(found)} of {n} prompts of the {split} "
+                f"split right, and {LEAST_SOLVED} are needed; give another model."
             )
-        return right.nonzero()[:, 0]
+        return found
 
     def fingerprint(self, net: int, kind: Kind) -> str:
         """A hash of the model's weights."""
