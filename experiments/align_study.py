@@ -113,7 +113,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "ioi-smollm2": Subject(
         task="ioi",
         algorithms=("pattern",),
-        maps=("orthogonal", "revnet-8x64"),
+        maps=("orthogonal",),
         sites=("18.resid_post", "21.resid_post"),
         weights="smollm2-135m",
         sizes=(32,),

@@ -20,6 +20,6 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     for part in (align_cells, align_guards):
         monkeypatch.setattr(part, "LIMITED", 1100)
         monkeypatch.setattr(part, "SEARCHED", 20)
-    monkeypatch.setattr(align_guards, "CURVE_SIZES", (100,))
+    monkeypatch.setattr(align_guards, "CURVE_SIZES", (100, 5000))
     monkeypatch.setattr(align_guards, "TOLD_APART", 40)
     monkeypatch.setattr(runs, "write_report", lambda store: None)

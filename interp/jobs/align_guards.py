@@ -241,7 +241,8 @@ def _curve(case: Case) -> Iterable[CapacityRow]:
         names = dict.fromkeys((*bench.world.simple, chosen.map))
         maps = {name: bench.start(replace(fit, map=name)) for name in names}
         trial = bench.trial(fit)
-        sizes = [n for n in CURVE_SIZES if n <= len(trial.train.pairs)]
+        most = min(CURVE_SIZES[-1], len(trial.train.pairs))
+        sizes = [*(n for n in CURVE_SIZES if n < most), most]  # the last, or all that there are
         yield from controls.capacity(maps, {net: trial}, case.limited, sizes=sizes)
 
 

@@ -191,6 +191,8 @@ def test_a_whole_run_has_every_guard_and_scores_unseen_names(monkeypatch, tmp_pa
             assert each["iia"] <= each["restricted_iia"] <= 1
             assert each["unseen_iia"] <= each["unseen_restricted_iia"] <= 1
         assert each["noop"] == 0.0 and each["noop_flipped"] == 0
+    # 5,000 pairs are asked for, and the model affords 1,100: a curve has two sizes nevertheless
+    assert {point["n_pairs"] for point in done.store.rows("align_curve")} == {100, 1100}
     found = {guard["guard"]: guard["found"] for guard in done.store.rows("align_guards")}
     assert found["held-out identities"].startswith("unseen names: ")
     assert found["positive control"].startswith(
