@@ -225,7 +225,7 @@ def settings(config: Config, algorithm: str) -> Settings:
         sites=subject.sites,
         sizes=subject.sizes,
         budget=config.size,
-        updates=config.updates or subject.updates,
+        updates=subject.updates if config.updates is None else config.updates,
         nets=config.nets,
         twins_everywhere=subject.twins_everywhere,
     )

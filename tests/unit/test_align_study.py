@@ -96,7 +96,14 @@ def test_each_subject_asks_what_the_study_says():
         asked = settings(config, "and_or")
         assert (asked.sites, asked.maps[-1]) == (("2",), "revnet-10x24")
         assert str(asked.folder).endswith(subject.replace("-", "_"))
+    asked = settings(Config(subject="ioi-smollm2"), "pattern")
+    assert (asked.model, asked.solved_only, asked.sizes) == ("smollm2-135m", True, (32,))
+    assert (asked.spent.steps, asked.spent.batch, asked.spent.check_every) == (150, 64, 25)
+    assert settings(Config(subject="ioi-smollm2", updates=9), "pattern").spent.steps == 9
+    with says(InputError, "--updates 0: give at least 1."):
+        settings(Config(subject="ioi-smollm2", updates=0), "pattern")
     asked = settings(Config(subject="ioi", model=Path("weights")), "pattern")
+    assert not asked.solved_only
     assert (asked.model, asked.folder, asked.algorithm) == ("weights", None, "pattern")
     assert (asked.spent.batch, asked.spent.inputs, asked.spent.held_out) == (128, 8192, 1000)
     assert asked.spent.steps == 1000  # as many updates as elsewhere
